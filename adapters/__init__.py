@@ -1,0 +1,1 @@
+"""Segmentation methods behind one interface; see base.py and CONTRIBUTING.md."""

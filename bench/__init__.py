@@ -1,0 +1,1 @@
+"""The harness: vocabulary, store, runner, scoring, timing and the command line."""

@@ -1,0 +1,1 @@
+"""The report: statistics, tables, figures and the page, from result tables alone."""
