@@ -1,0 +1,104 @@
+"""Cases: what a source delivers, what lies prepared on disk, and what a method may see of it.
+
+`Images` has no reference, nor a path that leads to one: a method that predicts gets this and nothing else.
+`TrainingCase` adds the reference label map and the stored prompts, for training and validation cases only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.core.fusion import FUSIONS, MODALITIES
+from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.prompts import Prompts
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One patient as a source delivers it: modalities and reference on the reference grid, canonical orientation.
+
+    `images` holds float32 arrays (z, y, x) in HU, SUV and scanner units; `label` is uint8; `original` and
+    `reorientation` lead predictions back to the file's own grid; `coverage` is the share of the grid that each
+    modality's field of view covers; `notes` are warnings for the user.
+    """
+
+    name: str
+    patient: str
+    grid: Grid
+    images: Mapping[str, npt.NDArray[np.float32]]
+    label: npt.NDArray[np.uint8]
+    original: Grid
+    reorientation: Reorientation
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one prepared case, read lazily from `folder`; all a method sees when it predicts."""
+
+    case: str
+    folder: Path
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """Record written when the case was prepared: grid, modalities, coverage, digest."""
+        path = self.folder / "case.json"
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError("a prepared case cannot be read", case=self.case, file=path) from error
+        return record
+
+    @property
+    def grid(self) -> Grid:
+        """The reference grid, in canonical orientation."""
+        return Grid.from_dict(self.meta["grid"])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities of this case, in the order of MODALITIES."""
+        return tuple(m for m in MODALITIES if m in self.meta["modalities"])
+
+    def raw(self, modality: str) -> npt.NDArray[np.float32]:
+        """Volume (z, y, x) in HU, SUV or scanner units, memory-mapped, read-only."""
+        volume: npt.NDArray[np.float32] = np.load(self.folder / f"{modality}.npy", mmap_mode="r")
+        return volume
+
+    def scaled(self, modality: str) -> npt.NDArray[np.uint8]:
+        """Volume (z, y, x) clipped and scaled to 0-255 (fusion.py), memory-mapped, read-only."""
+        volume: npt.NDArray[np.uint8] = np.load(self.folder / f"{modality}.uint8.npy", mmap_mode="r")
+        return volume
+
+    def fused_slice(self, fusion: str, z: int) -> npt.NDArray[np.uint8]:
+        """Slice z as the three-channel image (y, x, 3), uint8, of a named fusion."""
+        wanted = FUSIONS[fusion]
+        return wanted.fuse({m: np.asarray(self.scaled(m)[z]) for m in wanted.modalities(self.modalities)})
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A training or validation case: its images, its reference label map and its stored prompts."""
+
+    images: Images
+    reference: Path
+    prompts: Prompts
+
+    @property
+    def case(self) -> str:
+        """Name of the case."""
+        return self.images.case
+
+    def label(self) -> npt.NDArray[np.uint8]:
+        """Reference label map (z, y, x), memory-mapped, read-only."""
+        label: npt.NDArray[np.uint8] = np.load(self.reference, mmap_mode="r")
+        return label
