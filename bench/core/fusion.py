@@ -1,7 +1,7 @@
 """Modalities, their scaling to 0-255, and the named fusions that make three-channel slices of them.
 
 Values: Ren et al., arXiv 2402.17454, section 2: CT window level 40 and width 400 HU, PET clipped to SUV 0-6, MR clipped
-to 0 and the 99.5th percentile of the volume, each modality scaled to 0-255. The percentile is taken over voxels above 0.
+to 0 and the 99.5th percentile of the volume, each scaled to 0-255. The percentile is taken over voxels above 0.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The reference grid: shape, spacing, origin and direction of a volume, and its canonical orientation.
 
 Arrays are (z, y, x); `shape` and `spacing` follow them (spacing in mm). `origin` and `direction` are in the patient's
-LPS coordinates (x, y, z) as ITK writes them: column j of the 3 x 3 `direction` is the unit vector of image axis j in the
-order x, y, z.
+LPS coordinates (x, y, z) as ITK writes them: column j of the 3 x 3 `direction` is the unit vector of image axis j in
+the order x, y, z.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Grid:
     def world(self, index_zyx: Sequence[float]) -> Array:
         """World position (x, y, z) in mm of a continuous voxel index (z, y, x); voxel centres are integers."""
         steps = np.multiply(index_zyx, self.spacing)[::-1]
-        return np.asarray(self.origin) + self.matrix @ steps
+        position: Array = np.asarray(self.origin) + self.matrix @ steps
+        return position
 
     def corners(self) -> Array:
         """World positions (8, 3) in mm of the outer corners of the grid (half a voxel beyond the centres)."""

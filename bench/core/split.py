@@ -49,7 +49,7 @@ class Split:
 
 
 def split_by_lists(patients: Iterable[str], lists: Mapping[str, Sequence[str]]) -> Split:
-    """Split by lists of patient names; a name that the data do not have is an error, an unlisted patient is left out."""
+    """Split by lists of patient names; an unknown name is an error, an unlisted patient is left out."""
     known = set(patients)
     for subset, names in lists.items():
         missing = sorted(set(names) - known)
@@ -101,7 +101,7 @@ def split_by_fractions(patients: Iterable[str], fractions: Mapping[str, float], 
 
 
 def read_nnunet_splits(path: Path, fold: int, patients: Iterable[str]) -> Split:
-    """Read nnU-Net's `splits_final.json`: train and val of one fold; every other patient of the data is the test set."""
+    """Read nnU-Net's `splits_final.json`: train and val of one fold; every other patient is the test set."""
     try:
         folds = json.loads(path.read_text())
         train, validation = folds[fold]["train"], folds[fold]["val"]

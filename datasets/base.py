@@ -1,0 +1,67 @@
+"""What a source of cases is: it lists its cases without reading voxels, and reads one case at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from gtvbench.bench.core.cases import SourceCase
+from gtvbench.bench.core.structures import Structure
+
+
+def hyphenated(name: str) -> str:
+    """Names of options in YAML use hyphens."""
+    return name.replace("_", "-")
+
+
+class SourceOptions(BaseModel):
+    """Options of a source; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=hyphenated, populate_by_name=True)
+
+
+@dataclass(frozen=True)
+class CaseEntry:
+    """A case that a source found: its name, its patient, and what identifies its input.
+
+    `identity` is JSON-serialisable and changes whenever the input does (files' sizes and modification times, or a
+    generator's parameters): the prepare step's key is made of it, so nothing is read twice.
+    """
+
+    name: str
+    patient: str
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """A source is made of its options and the study's folder (relative paths in options start there)."""
+
+    Options: ClassVar[type[SourceOptions]]
+    #: One line for `bench list datasets`.
+    description: ClassVar[str]
+    #: Raised when the same input gives other cases than before.
+    version: ClassVar[int]
+    #: True where the patients are made up; the report then carries a banner.
+    synthetic: ClassVar[bool]
+
+    def __init__(self, options: Any, base: Path, structures: Sequence[Structure], seed: int) -> None: ...
+
+    def entries(self) -> list[CaseEntry]:
+        """All cases, sorted by name; raises DataError where the layout is not as described or nothing is found."""
+        ...
+
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that the cohort has, in the order of MODALITIES; one absent from the whole cohort is not named."""
+        ...
+
+    def read(self, entry: CaseEntry) -> SourceCase:
+        """Read one case onto its reference grid, canonical orientation; raises DataError naming case, file, remedy."""
+        ...
+
+    def findings(self, entry: CaseEntry, case: SourceCase) -> list[str]:
+        """What `bench check` should warn of in a case that can be read (beyond the generic checks); often empty."""
+        ...
