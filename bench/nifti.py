@@ -45,9 +45,7 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     infinite voxels.
     """
     if not path.is_file():
-        raise DataError(
-            "image file not found", case=case, file=path, remedy="check the study file's patterns and paths"
-        )
+        raise DataError("image file not found", case=case, file=path, remedy="check the study's patterns and paths")
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -103,7 +101,7 @@ def write_volume(array: npt.NDArray[Any], grid: Grid, path: Path, compress: bool
         raise StoreError(
             f"the image could not be written whole ({_last_line(error)})",
             file=path,
-            remedy="free disk space and run again",
+            remedy="free disk space, run again",
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -111,9 +109,7 @@ def write_volume(array: npt.NDArray[Any], grid: Grid, path: Path, compress: bool
 
 def _unreadable(path: Path, case: str | None, error: Exception) -> DataError:
     if not path.is_file():
-        return DataError(
-            "image file not found", case=case, file=path, remedy="check the study file's patterns and paths"
-        )
+        return DataError("image file not found", case=case, file=path, remedy="check the study's patterns and paths")
     return DataError(
         f"the image cannot be read ({_last_line(error)})",
         case=case,
