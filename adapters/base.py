@@ -1,0 +1,134 @@
+"""The adapter interface: everything that a new method must know.
+
+A method is one class, derived from `SliceMethod` (slices.py: `encode` and `decode`) or `VolumeMethod` (`segment`), with
+its `needs` as data, and one entry-point line in the group `gtvbench.adapters`. The harness owns the clock, the device's
+synchronisation, warm-up, files, seeds and scores; an adapter never sees the reference of a case it predicts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.errors import BenchError
+from gtvbench.bench.core.fusion import FUSIONS
+from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.core.structures import Structure
+
+LabelMap = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs, as data; the runner skips a mismatch with its reason before any work.
+
+    `prompts`: kinds of prompt it takes (now: "box"), empty for a method that localises by itself. `fusions`: those it
+    runs with by default, empty for a method that does not look at images. `weights`: default name in the catalogue of
+    `bench weights` or a path, None for a method without weights. `settings`: options that have no default. `version` is
+    part of the key of every result: raise it when results change.
+    """
+
+    trains: bool = False
+    prompts: tuple[str, ...] = ()
+    fusions: tuple[str, ...] = tuple(FUSIONS)
+    weights: str | None = None
+    dimensions: int = 2
+    settings: tuple[str, ...] = ()
+    version: int = 1
+
+
+class Options(BaseModel):
+    """Options of a method in the study file (hyphenated there); an unknown key is an error."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+    )
+
+    def cut(self) -> str | None:
+        """How these options fall short of the method's protocol ("3 of 20 epochs"), shown as a banner; None: not."""
+        return None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the harness gives a method: its options and everything that it must not choose by itself.
+
+    `device` is "cpu", "cuda" or "mps"; `seed` is derived from the study's seed and the arm's names; `weights` is a
+    verified local file; `base` is the study file's folder, where relative paths in options start.
+    """
+
+    options: Any
+    structures: tuple[Structure, ...]
+    fusion: str
+    modalities: tuple[str, ...]
+    device: str
+    seed: int
+    weights: Path | None
+    base: Path
+
+
+class Recorder(Protocol):
+    """Receives one call an epoch while a method is trained; the harness takes the time between calls."""
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
+        """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch, not loses it."""
+        ...
+
+
+class Clock(Protocol):
+    """Times a stage of prediction, the device synchronised before and after."""
+
+    def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> AbstractContextManager[None]:
+        """Time what runs inside `with`; `slice` -1 stands for the whole volume."""
+        ...
+
+
+class Adapter(ABC):
+    """A method. It is made in the arm's own process, loaded once, and then predicts case after case."""
+
+    needs: ClassVar[Needs]
+    Options: ClassVar[type[Options]] = Options
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def fit(
+        self, training: Sequence[TrainingCase], validation: Sequence[TrainingCase], work: Path, recorder: Recorder
+    ) -> dict[str, Any]:
+        """Train, leaving in `work` what `load` needs; return facts for the record (such as best_epoch).
+
+        Called again with the same `work` after a kill, it goes on from its last checkpoint. `validation` may be empty.
+        """
+        raise BenchError(f"{type(self).__name__} declares that it trains, but has no fit()")
+
+    def load(self, fit: Path | None) -> None:  # noqa: B027 - optional: a method without weights has nothing to load
+        """Make ready to predict; `fit` is the finished work folder of a method that trains, else None."""
+
+    def warm_up(self, images: Images, prompts: Prompts, clock: Clock) -> None:  # noqa: B027 - optional
+        """Run what the first calls would otherwise pay for; its time is kept apart."""
+
+    @abstractmethod
+    def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
+        """Label map (z, y, x), uint8, of one case; slice and volume methods implement it for their kind."""
+
+
+class VolumeMethod(Adapter):
+    """A method that segments a whole volume at once."""
+
+    @abstractmethod
+    def segment(self, images: Images, prompts: Prompts) -> LabelMap:
+        """Label map (z, y, x) on the grid of `images`; `prompts` is empty unless `needs.prompts` asks for them."""
+
+    def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
+        """Time `segment` as one stage."""
+        with clock.measure("segment", boxes=len(prompts.boxes)):
+            return self.segment(images, prompts)

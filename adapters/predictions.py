@@ -1,0 +1,62 @@
+"""Method `predictions`: masks made elsewhere take part in a comparison as an arm of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from gtvbench.adapters.base import LabelMap, Needs, Options, VolumeMethod
+from gtvbench.bench.core.cases import Images
+from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.core.structures import check_labels
+
+
+class PredictionsOptions(Options):
+    """Where the masks lie and what their label values mean."""
+
+    #: Folder of masks, relative to the study file.
+    folder: Path
+    #: File name of a case's mask.
+    pattern: str = "{case}.nii.gz"
+    #: Label values in the files -> names of structures; empty: as in the study.
+    labels: dict[int, str] = {}
+
+
+class Predictions(VolumeMethod):
+    """Read one mask file a case; it must lie on the grid of the case's reference file."""
+
+    needs: ClassVar[Needs] = Needs(fusions=(), dimensions=3, settings=("folder",))
+    Options: ClassVar[type[Options]] = PredictionsOptions
+
+    def segment(self, images: Images, prompts: Prompts) -> LabelMap:
+        """Read the mask and bring it to the orientation of the prepared case; raises DataError where it cannot."""
+        from gtvbench.bench.nifti import read_volume  # SimpleITK is loaded where it is used
+
+        options = self.context.options
+        path = self.context.base / options.folder / options.pattern.format(case=images.case)
+        mask = read_volume(path, images.case)
+        differences = mask.grid.differences(Grid.from_dict(images.meta["original"]))
+        if differences:
+            raise DataError(
+                f"the mask does not lie on the reference grid: {'; '.join(differences)}",
+                case=images.case,
+                file=path,
+                remedy="resample the mask onto the reference with nearest-neighbour interpolation",
+            )
+        array = mask.array
+        values = {s.name: s.value for s in self.context.structures}
+        if options.labels:
+            mapped = np.zeros(array.shape, np.uint8)
+            for value, name in options.labels.items():
+                if name not in values:
+                    raise DataError(f"option 'labels' names structure {name!r}", remedy=f"use {', '.join(values)}")
+                mapped[array == value] = values[name]
+            array = mapped
+        check_labels(array, self.context.structures, images.case, str(path))
+        axes, flips = images.meta["reorientation"]["axes"], images.meta["reorientation"]["flips"]
+        turned = Reorientation((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
+        return np.ascontiguousarray(turned.apply(array).astype(np.uint8))
