@@ -80,7 +80,7 @@ class Recorder(Protocol):
     """Receives one call an epoch while a method is trained; the harness takes the time between calls."""
 
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
-        """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch, not loses it."""
+        """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch."""
         ...
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from gtvbench.adapters.base import LabelMap, Needs, Options, VolumeMethod
 from gtvbench.bench.core.cases import Images
@@ -23,7 +24,7 @@ class PredictionsOptions(Options):
     #: File name of a case's mask.
     pattern: str = "{case}.nii.gz"
     #: Label values in the files -> names of structures; empty: as in the study.
-    labels: dict[int, str] = {}
+    labels: dict[int, str] = Field(default_factory=dict)
 
 
 class Predictions(VolumeMethod):

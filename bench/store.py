@@ -1,0 +1,204 @@
+"""The run folder: finished steps are published whole, with a record; nothing else is believed.
+
+A step's outputs are written aside and renamed into place, then its record `steps/<step>.json` is. A step counts as done
+only while its record carries the key asked for and its outputs have the recorded sizes. So a kill at any moment loses
+the step at hand and nothing more. One process at a time works on a folder: it holds a lock that its workers inherit, so
+that the folder stays closed until the last of them is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gtvbench.bench.core.digest import digest_json
+from gtvbench.bench.core.errors import BenchError, StoreError
+
+SCHEMA = 1
+_LOCK_PATIENCE_S = 5.0
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; a full disk or a read-only folder raises StoreError and leaves no part."""
+    data = content.encode() if isinstance(content, str) else content
+
+    def write(part: Path) -> None:
+        with part.open("wb") as stream:
+            stream.write(data)
+
+    publish_file(path, write)
+
+
+def publish_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place."""
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        write(part)
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"the run folder cannot be written: {error.strerror or error}",
+            file=path,
+            remedy="free disk space or make the folder writable, then run again: finished steps are kept",
+        ) from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def publish_folder(part: Path, final: Path) -> None:
+    """Rename a finished work folder into place; an older one makes room first."""
+    try:
+        if final.exists():
+            old = final.with_name(f".old-{final.name}")
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        part.rename(final)
+    except OSError as error:
+        raise StoreError(f"the run folder cannot be written: {error.strerror}", file=final) from error
+
+
+class Store:
+    """Paths and records of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: int | None = None
+
+    def open(self, study: str, patience_s: float = _LOCK_PATIENCE_S) -> int:
+        """Create or reuse the folder for this study and lock it; return the lock's descriptor for workers to inherit.
+
+        Raises StoreError where it cannot be written, belongs to another study or is in use.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(
+                f"the run folder cannot be written: {error.strerror}",
+                file=self.folder,
+                remedy="choose another folder with --out",
+            ) from error
+        if not _locked(descriptor, patience_s):
+            os.close(descriptor)
+            raise StoreError(
+                "another run is working on this folder",
+                file=self.folder,
+                remedy="wait for it to end, or choose another folder with --out",
+            )
+        self._lock = descriptor
+        identity = self.folder / "run.json"
+        if identity.exists():
+            record = _read_json(identity)
+            if record.get("study") != study or record.get("schema") != SCHEMA:
+                self.close()
+                raise StoreError(
+                    f"the run folder belongs to study {record.get('study')!r} (schema {record.get('schema')})",
+                    file=self.folder,
+                    remedy="choose another folder with --out, or remove this one",
+                )
+        elif any(p.name != ".lock" for p in self.folder.iterdir()):
+            self.close()
+            raise StoreError(
+                "the folder is not empty and not a run folder",
+                file=self.folder,
+                remedy="choose an empty or new folder with --out",
+            )
+        else:
+            write_atomically(identity, json.dumps({"study": study, "schema": SCHEMA}) + "\n")
+        return descriptor
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def case_folder(self, case: str) -> Path:
+        """Prepared images of a case."""
+        return self.folder / "cases" / case
+
+    def reference(self, case: str) -> Path:
+        """Reference label map of a case, kept apart from its images."""
+        return self.folder / "references" / f"{case}.npy"
+
+    def arm_folder(self, arm: str) -> Path:
+        """Everything of one arm."""
+        return self.folder / "arms" / arm
+
+    def prediction(self, arm: str, case: str) -> Path:
+        """Predicted label map on the grid of the reference file."""
+        return self.arm_folder(arm) / "predictions" / f"{case}.nii.gz"
+
+    def record(self, step: str, key: str) -> dict[str, Any] | None:
+        """The record of a finished step, or None where it is missing, of another key, or its outputs are not whole."""
+        path = self._record_path(step)
+        try:
+            record: dict[str, Any] = json.loads(path.read_text())
+            if record["key"] != key:
+                return None
+            for name, size in record["outputs"].items():
+                if (self.folder / name).stat().st_size != size:
+                    return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record
+
+    def forget(self, step: str) -> None:
+        """Remove a step's record before its outputs are made anew."""
+        self._record_path(step).unlink(missing_ok=True)
+
+    def finish(self, step: str, key: str, outputs: Iterable[Path], facts: dict[str, Any] | None = None) -> None:
+        """Record a step as done; `outputs` are in place already."""
+        sizes = {str(path.relative_to(self.folder)): path.stat().st_size for path in outputs}
+        record = {"step": step, "key": key, "outputs": sizes, **(facts or {})}
+        write_atomically(self._record_path(step), json.dumps(record, sort_keys=True) + "\n")
+
+    def _record_path(self, step: str) -> Path:
+        return self.folder / "steps" / f"{step}.json"
+
+
+def step_key(kind: str, version: int, **parts: Any) -> str:
+    """Content key of a step: what it depends on, and the version of its code (raised when its results change)."""
+    return digest_json({"kind": kind, "version": version, **parts})
+
+
+def _locked(descriptor: int, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # The workers of a run that was just killed hold the lock for a moment longer.
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            "a record of the run folder cannot be read", file=path, remedy="remove the run folder"
+        ) from error
+    if not isinstance(value, dict):
+        raise BenchError("a record of the run folder has an unknown form", file=path)
+    return value

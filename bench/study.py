@@ -1,0 +1,218 @@
+"""The study file: what is compared, on which patients, with which prompts; one YAML file, every default stated."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.fusion import FUSIONS
+from gtvbench.bench.core.prompts import policy_from
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+    )
+
+
+class SplitOptions(_Model):
+    """Exactly one of: `counts`, `fractions`, `lists` of patients, or `file` (nnU-Net's splits_final.json)."""
+
+    counts: dict[Literal["train", "validation", "test"], int] | None = None
+    fractions: dict[Literal["train", "validation", "test"], float] | None = None
+    lists: dict[Literal["train", "validation", "test"], list[str]] | None = None
+    file: Path | None = None
+    fold: int = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SplitOptions:
+        given = [n for n in ("counts", "fractions", "lists", "file") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give exactly one of counts, fractions, lists, file (given: {', '.join(given) or 'none'})"
+            )
+        return self
+
+
+class PromptOptions(_Model):
+    """How boxes are drawn: the policy and the smallest instance that gets one."""
+
+    policy: str = "random-margin(0, 20)"
+    minimum_area_mm2: float = Field(0.0, ge=0)
+
+    @field_validator("policy")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        try:
+            policy_from(text)
+        except StudyError as error:
+            raise ValueError(f"{error.message}; {error.remedy}") from error
+        return text
+
+
+class ScoringOptions(_Model):
+    """Tolerance of the normalised surface distance in mm: one for all, or one a structure."""
+
+    nsd_tolerance_mm: float | dict[str, float] = 2.0
+
+
+class TimingOptions(_Model):
+    """A case that takes longer than `case_timeout_s` to predict is stopped and counts as `timeout` (None: no limit)."""
+
+    case_timeout_s: float | None = Field(None, gt=0)
+
+
+class MethodEntry(_Model):
+    """A method in the study: `method` is the registered name where the entry's own name differs; the rest are options."""
+
+    method: str | None = None
+    fusions: list[str] | None = None
+    weights: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, value: Any) -> Any:
+        # In YAML a method's options stand beside method, fusions and weights; the method itself validates them later.
+        value = {} if value is None else value
+        if not isinstance(value, dict):
+            raise ValueError("a method's entry is a mapping of options")
+        own = {key: value[key] for key in ("method", "fusions", "weights") if key in value}
+        rest = {key: item for key, item in value.items() if key not in ("method", "fusions", "weights", "options")}
+        return {**own, "options": {**value.get("options", {}), **rest}}
+
+    @field_validator("fusions")
+    @classmethod
+    def _known(cls, names: list[str] | None) -> list[str] | None:
+        for name in names or ():
+            if name not in FUSIONS:
+                raise ValueError(f"unknown fusion {name!r}; known: {', '.join(FUSIONS)}")
+        return names
+
+
+class Study(_Model):
+    """A resolved study."""
+
+    study: str
+    seed: int = 0
+    dataset: dict[str, Any]
+    structures: dict[str, int]
+    split: SplitOptions
+    prompts: PromptOptions = PromptOptions()
+    methods: dict[str, MethodEntry] = Field(default_factory=dict)
+    run: list[str] | Literal["all"] = "all"
+    seeds: int = Field(1, ge=1)
+    scoring: ScoringOptions = ScoringOptions()
+    timing: TimingOptions = TimingOptions()
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    output: Path = Path("runs")
+
+    @field_validator("study")
+    @classmethod
+    def _safe(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError("use letters, digits, '.', '_' and '-' only, at most 100")
+        return name
+
+    @field_validator("methods")
+    @classmethod
+    def _safe_methods(cls, methods: dict[str, MethodEntry]) -> dict[str, MethodEntry]:
+        for name in methods:
+            if not NAME.fullmatch(name) or "." in name:
+                raise ValueError(f"method name {name!r}: use letters, digits, '_' and '-' only")
+        return methods
+
+    @field_validator("dataset")
+    @classmethod
+    def _has_source(cls, dataset: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(dataset.get("source"), str):
+            raise ValueError("'source' names where the cases come from (see: bench list datasets)")
+        return dataset
+
+    @model_validator(mode="after")
+    def _tolerances(self) -> Study:
+        tolerance = self.scoring.nsd_tolerance_mm
+        unknown = set(tolerance) - set(self.structures) if isinstance(tolerance, dict) else set()
+        if unknown:
+            raise ValueError(f"nsd-tolerance-mm names unknown structures: {', '.join(sorted(unknown))}")
+        return self
+
+    def tolerances(self) -> dict[str, float]:
+        """Tolerance in mm of each structure."""
+        given = self.scoring.nsd_tolerance_mm
+        return {name: given.get(name, 2.0) if isinstance(given, dict) else given for name in self.structures}
+
+    def as_yaml(self) -> str:
+        """The resolved study as YAML."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for entry in data.get("methods", {}).values():
+            entry.update(entry.pop("options", {}))
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+
+def read_study(path: Path, overrides: list[str] | None = None) -> Study:
+    """Read a study file and apply `key.sub=value` overrides (values are YAML); raises StudyError naming the key."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise StudyError(f"the study file cannot be read: {error.strerror}", file=path) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"the study file is not valid YAML: {error}", file=path) from error
+    if not isinstance(data, dict):
+        raise StudyError("the study file is empty or not a mapping", file=path, remedy="start from 'bench init'")
+    for override in overrides or ():
+        _apply(data, override)
+    return _validated(data, path)
+
+
+def builtin_study(name: str = "phantom", overrides: list[str] | None = None) -> Study:
+    """A study that comes with the package (`phantom`: the demo)."""
+    data = yaml.safe_load((files("gtvbench.bench.studies") / f"{name}.yaml").read_text())
+    for override in overrides or ():
+        _apply(data, override)
+    return _validated(data, None)
+
+
+def _validated(data: dict[str, Any], path: Path | None) -> Study:
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        raise StudyError(f"the study file has {problems(error)}", file=path, remedy="see docs/study-file.md") from error
+
+
+def problems(error: ValidationError) -> str:
+    """A validation error as one line a problem: the key and what is wrong with it."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(top)"
+        text = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}: {text}")
+    return f"{len(lines)} problem(s):\n    " + "\n    ".join(lines)
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise StudyError(f"--set {override!r} is not KEY=VALUE", remedy="for example --set split.counts.train=8")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise StudyError(f"--set {override!r}: the value is not valid YAML") from error
+    target = data
+    for part in parts[:-1]:
+        nested = target.get(part)
+        if nested is None:
+            nested = target[part] = {}
+        if not isinstance(nested, dict):
+            raise StudyError(f"--set {override!r}: {part!r} is not a mapping")
+        target = nested
+    target[parts[-1]] = value
