@@ -1,0 +1,239 @@
+"""Fine-tuning LiteMedSAM by the study's protocol (arXiv 2402.17454), resumable at any moment.
+
+Up to 20 epochs, batches of 8 pairs, AdamW at 3e-4, ReduceLROnPlateau (factor 0.9, patience 5) on the validation Dice
+loss, loss = Dice + cross-entropy + IoU, the epoch of the lowest validation Dice loss is kept. Validation runs in eval
+mode with the stored prompts, so that it neither moves BatchNorm statistics nor depends on chance.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gtvbench.adapters.litemedsam.checkpoints import save_flat
+from gtvbench.adapters.litemedsam.model import LiteMedSAM, forget_cached_biases
+from gtvbench.adapters.litemedsam.samples import Batch, Samples
+from gtvbench.bench.core.errors import BenchError, StudyError
+from gtvbench.bench.core.prompts import policy_from
+
+_log = logging.getLogger(__name__)
+
+Record = Callable[[int, float, float], None]
+"""Called once an epoch with its number from 0, the training loss and the validation Dice loss (NaN without cases)."""
+
+BEST_FILE = "best.safetensors"
+_CHECKPOINT_FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The numbers of a fine-tuning; the defaults are the study's, flips and weight decay LiteMedSAM's own."""
+
+    epochs: int = 20
+    batch: int = 8
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    plateau_factor: float = 0.9
+    plateau_patience: int = 5
+    margins: str = "random-margin(0, 20)"
+    flips: bool = True
+    amp: bool = True
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise StudyError(f"{name} is {getattr(self, name)}", remedy="use a whole number from 1")
+        if not 0 < self.learning_rate < 1:
+            raise StudyError(f"learning_rate is {self.learning_rate}", remedy="use a small positive number, say 3e-4")
+        policy_from(self.margins)
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Dice loss per instance (N,): sigmoid, squared denominator, as LiteMedSAM was trained (MONAI's smoothing 1e-5)."""
+    probability = logits.sigmoid()
+    overlap = (probability * masks).sum((1, 2, 3))
+    total = probability.square().sum((1, 2, 3)) + masks.sum((1, 2, 3))
+    return 1 - (2 * overlap + 1e-5) / (total + 1e-5)
+
+
+def training_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
+    """Dice + cross-entropy + squared error of the predicted IoU against that of the mask at 0.5, equal weights."""
+    with torch.no_grad():
+        guess = (logits > 0).float()
+        both = (guess * masks).sum((1, 2, 3))
+        either = guess.sum((1, 2, 3)) + masks.sum((1, 2, 3)) - both
+        truth = both / either.clamp(min=1.0)  # an empty union is no NaN
+    entropy = F.binary_cross_entropy_with_logits(logits, masks)
+    return dice_loss(logits, masks).mean() + entropy + F.mse_loss(iou[:, 0], truth)
+
+
+class FineTuning:
+    """One fine-tuning in ``folder``, which holds its checkpoint and the best weights so far.
+
+    Every draw comes from (seed, epoch, case, slice, instance), and the checkpoint holds network, optimiser, scheduler,
+    scaler, torch's generators and the place within the epoch: a killed run that is started again ends with the same
+    weights, on a CPU bit for bit.
+    """
+
+    def __init__(
+        self,
+        model: LiteMedSAM,
+        training: Samples,
+        validation: Samples,
+        protocol: Protocol,
+        *,
+        folder: Path,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.training, self.validation, self.protocol = training, validation, protocol
+        self.folder, self.seed, self.device = folder, seed, device
+        if not training.slices():
+            raise StudyError("fine-tuning has no training prompts", remedy="name more training cases in the split")
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay
+        )
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimiser, factor=protocol.plateau_factor, patience=protocol.plateau_patience
+        )
+        self.amp = protocol.amp and device.type == "cuda"
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
+        self.margins = policy_from(protocol.margins)
+        self.epoch, self.step, self.loss_sum, self.pairs = 0, 0, 0.0, 0
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.saved_at = time.monotonic()
+        self.identity = json.dumps([asdict(protocol), seed, training.fusion, training.size, training.normalisation])
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(self, record: Record) -> dict[str, Any]:
+        """Train to the end, leaving the best epoch's weights in `BEST_FILE`; facts for the record.
+
+        Args:
+            record: told about every epoch before its checkpoint is saved: a kill repeats an epoch and loses none.
+
+        Raises:
+            BenchError: the loss is no longer finite.
+        """
+        while self.epoch < self.protocol.epochs:
+            self._train_epoch()
+            train, validation = self.loss_sum / self.pairs, self._validate()
+            watched = train if math.isnan(validation) else validation
+            self.scheduler.step(watched)
+            if watched < self.best_loss:
+                self.best_loss, self.best_epoch = watched, self.epoch
+                save_flat(self.model, self.folder / BEST_FILE)
+            record(self.epoch, train, validation)
+            self.epoch, self.step, self.loss_sum, self.pairs = self.epoch + 1, 0, 0.0, 0
+            self._save()
+        return {"best_epoch": self.best_epoch, "best_loss": self.best_loss, "epochs": self.epoch}
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        for batch in self._batches():
+            loss = self._iterate(batch.to(self.device))
+            if not math.isfinite(loss):
+                raise BenchError(
+                    f"fine-tuning diverged in epoch {self.epoch}: the loss is {loss}",
+                    file=self.folder,
+                    remedy="use a smaller learning_rate, or amp: false",
+                )
+            self.loss_sum += loss * len(batch.boxes)
+            self.pairs += len(batch.boxes)
+            self.step += 1
+            if time.monotonic() - self.saved_at >= self.protocol.checkpoint_seconds:
+                self._save()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The rest of this epoch's batches, each prepared while the one before it is trained on."""
+        names = (self.seed, self.epoch)
+        plan = self.training.plan(*names)[self.step :]
+
+        def load(number: int) -> Batch:
+            return self.training.redrawn(plan[number], self.margins, flips=self.protocol.flips, names=names)
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = [pool.submit(load, number) for number in range(min(2, len(plan)))]
+            for number in range(len(plan)):
+                batch = waiting.pop(0).result()
+                if number + 2 < len(plan):
+                    waiting.append(pool.submit(load, number + 2))
+                yield batch
+
+    def _iterate(self, batch: Batch) -> float:
+        with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
+            logits, iou = self.model(batch.images, batch.boxes, batch.owners)
+        loss = training_loss(logits.float(), iou.float(), batch.masks)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        """Mean Dice loss over the validation instances; NaN where there are none."""
+        self.model.eval()
+        forget_cached_biases(self.model)
+        total, count = 0.0, 0
+        for slices in self.validation.plan():
+            batch = self.validation.stored(slices).to(self.device)
+            with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
+                logits, _ = self.model(batch.images, batch.boxes, batch.owners)
+            total += float(dice_loss(logits.float(), batch.masks).sum())
+            count += len(batch.boxes)
+        return total / count if count else math.nan
+
+    def _save(self) -> None:
+        state: dict[str, Any] = {
+            "identity": self.identity,
+            "place": [self.epoch, self.step, self.loss_sum, self.pairs],
+            "best": [self.best_loss, self.best_epoch],
+        }
+        if self.epoch < self.protocol.epochs:  # a finished fit needs no 120 MB of optimiser
+            state |= {
+                "model": self.model.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "generator": torch.get_rng_state(),
+                "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            }
+        partial = self.folder / (_CHECKPOINT_FILE + ".partial")
+        torch.save(state, partial)
+        partial.replace(self.folder / _CHECKPOINT_FILE)
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        path = self.folder / _CHECKPOINT_FILE
+        if not path.exists():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["identity"] != self.identity:
+            _log.warning("%s is of another protocol; fine-tuning starts afresh", path)
+            return
+        self.epoch, self.step, self.loss_sum, self.pairs = state["place"]
+        self.best_loss, self.best_epoch = state["best"]
+        if "model" not in state:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["generator"])
+        if state["cuda_generators"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["cuda_generators"])
+        _log.info("fine-tuning resumed in epoch %d after %d batches", self.epoch, self.step)

@@ -1,0 +1,151 @@
+"""The two LiteMedSAM methods behind the adapter interface."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from gtvbench.adapters.base import Context
+from gtvbench.adapters.litemedsam import checkpoints
+from gtvbench.adapters.litemedsam.fine_tuned import FineTuned, FineTuneOptions
+from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.adapters.litemedsam.zero_shot import ImageOptions, ZeroShot
+from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.errors import StudyError, WeightsError
+from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.core.prompts import draw_prompts, policy_from
+from gtvbench.bench.core.structures import Structure
+
+SIZE = 32
+STRUCTURES = (Structure("GTV-T", 1), Structure("GTV-N", 2))
+
+
+class Silent:
+    """A clock and a recorder that keep what they are told."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int, int]] = []
+        self.epochs: list[int] = []
+
+    def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> AbstractContextManager[None]:
+        self.stages.append((stage, slice, boxes))
+        return nullcontext()
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
+        self.epochs.append(epoch)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    checkpoints.save_flat(LiteMedSAM(SIZE), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> TrainingCase:
+    """Four slices of 40 x 30 pixels; the last has no target."""
+    folder = tmp_path_factory.mktemp("case")
+    rng = np.random.default_rng(0)
+    label = np.zeros((4, 40, 30), np.uint8)
+    label[:3, 10:20, 5:14] = 1
+    label[1, 25:31, 18:25] = 2
+    label[2, 0:1, 29:30] = 2
+    np.save(folder / "CT.uint8.npy", (60 + 90 * (label > 0) + rng.integers(0, 20, label.shape)).astype(np.uint8))
+    np.save(folder / "label.npy", label)
+    grid = Grid(label.shape, (4.0, 3.0, 3.0))
+    (folder / "case.json").write_text(json.dumps({"grid": grid.as_dict(), "modalities": ["CT"]}), encoding="utf-8")
+    prompts = draw_prompts("P1", label, grid.spacing, STRUCTURES, policy_from("fixed-margin(6)"), 1)
+    return TrainingCase(Images("P1", folder), folder / "label.npy", prompts)
+
+
+def context(options: Any, weights: Path | None) -> Context:
+    return Context(options, STRUCTURES, "ct-only", ("CT",), "cpu", 11, weights, Path())
+
+
+def test_zero_shot_segments_the_prompted_slices_within_the_grid(weights: Path, case: TrainingCase) -> None:
+    method = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    method.load(None)
+    clock = Silent()
+    method.warm_up(case.images, case.prompts, clock)
+    label = method.predict(case.images, case.prompts, clock)
+    assert label.shape == (4, 40, 30)
+    assert label.dtype == np.uint8
+    assert set(np.unique(label)) <= {0, 1, 2}
+    assert not label[3].any()
+    assert clock.stages.count(("encode", 1, 0)) == 1
+    assert ("decode", 1, 2) in clock.stages
+
+
+def test_a_batch_of_slices_equals_slices_one_by_one(weights: Path, case: TrainingCase) -> None:
+    method = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    method.load(None)
+    slices = np.stack([case.images.fused_slice("ct-only", z) for z in range(4)])
+    boxes = [np.array([p.box for p in case.prompts.in_slice(z)]).reshape(-1, 4) for z in range(4)]
+    together = method.decode(method.encode(slices), boxes)
+    assert [len(part) for part in together] == [1, 2, 2, 0]
+    for z in range(3):
+        (alone,) = method.decode(method.encode(slices[z : z + 1]), boxes[z : z + 1])
+        np.testing.assert_allclose(together[z], alone, atol=1e-5)
+        assert alone.dtype == np.float32
+
+
+def test_more_boxes_than_fit_at_once_are_decoded_in_parts(weights: Path, case: TrainingCase) -> None:
+    method = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    method.load(None)
+    embedded = method.encode(case.images.fused_slice("ct-only", 0)[None])
+    boxes = np.tile(np.array([[5, 5, 20, 20], [8, 3, 30, 22]]), (20, 1))
+    (found,) = method.decode(embedded, [boxes])
+    assert found.shape == (40, 40, 30)
+    np.testing.assert_allclose(found[38:], found[:2], atol=1e-6)
+
+
+def test_fine_tuning_leaves_what_prediction_loads(weights: Path, case: TrainingCase, tmp_path: Path) -> None:
+    method = FineTuned(context(FineTuneOptions(image_size=SIZE, epochs=2), weights))
+    recorder = Silent()
+    facts = method.fit([case], [case], tmp_path, recorder)
+    assert recorder.epochs == [0, 1]
+    assert facts["best_epoch"] in (0, 1)
+    method.load(tmp_path)
+    tuned = method.predict(case.images, case.prompts, Silent())
+    untouched = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    untouched.load(None)
+    assert not np.array_equal(tuned, untouched.predict(case.images, case.prompts, Silent()))
+
+
+def test_the_options_default_to_the_study_and_say_where_they_fall_short() -> None:
+    options = FineTuneOptions()
+    assert (options.epochs, options.batch, options.learning_rate) == (20, 8, 3e-4)
+    assert (options.plateau_factor, options.plateau_patience) == (0.9, 5)
+    assert (options.image_size, options.normalisation, options.margins) == (256, "min-max", "random-margin(0, 20)")
+    assert options.cut() is None
+    assert FineTuneOptions(epochs=3).cut() == "3 of 20 epochs"
+    assert FineTuneOptions.model_validate({"learning-rate": 1e-3}).protocol().learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    "options", [{"image-size": 30}, {"normalisation": "z"}, {"precision": "int4"}, {"epochs": 0}, {"epoch": 3}]
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        FineTuneOptions.model_validate(options)
+
+
+def test_unreadable_margins_are_told_when_the_study_is_read() -> None:
+    with pytest.raises(StudyError, match="large"):
+        FineTuneOptions(margins="large")
+
+
+def test_missing_weights_are_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights"):
+        ZeroShot(context(ImageOptions(image_size=SIZE), None)).load(None)
+    with pytest.raises(WeightsError, match="before its weights are loaded"):
+        ZeroShot(context(ImageOptions(image_size=SIZE), None)).encode(np.zeros((1, 8, 8, 3), np.uint8))

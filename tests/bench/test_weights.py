@@ -1,0 +1,134 @@
+"""The catalogue of weights: location, verification, download."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gtvbench.bench import weights
+from gtvbench.bench.core.errors import WeightsError
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A known file 'tiny.pth' whose source is a file: address."""
+    source = tmp_path / "source.bin"
+    source.write_bytes(b"weights" * 1000)
+    entry = weights.KnownWeights(
+        "tiny.pth",
+        "test",
+        page="https://example.org",
+        licence="none",
+        url=source.as_uri(),
+        size=7000,
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        git_blob=hashlib.sha1(b"blob 7000\0" + source.read_bytes(), usedforsecurity=False).hexdigest(),
+    )
+    monkeypatch.setattr(weights, "CATALOGUE", {**weights.CATALOGUE, "tiny.pth": entry})
+    return source
+
+
+def test_the_git_blob_id_is_the_one_git_computes(tmp_path: Path) -> None:
+    path = tmp_path / "hello.pth"
+    path.write_bytes(b"hello\n")
+    found = weights.verify(path)
+    assert found.git_blob == "ce013625030ba8dba906f756967f9e9ca394464a"  # `echo hello | git hash-object --stdin`
+    assert found.sha256 == hashlib.sha256(b"hello\n").hexdigest() == weights.digest(path)
+    assert found.size == 6
+    assert found.known is None
+
+
+def test_a_file_is_recognised_by_content_whatever_its_name(served: Path) -> None:
+    found = weights.verify(served)
+    assert found.known is not None
+    assert found.known.name == "tiny.pth"
+
+
+def test_a_file_that_is_not_what_it_claims_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lite_medsam.pth"
+    path.write_bytes(b"other")
+    with pytest.raises(WeightsError, match=r"git blob id \w+ instead of 1799e59a") as caught:
+        weights.verify(path, "lite_medsam.pth")
+    assert str(path) in str(caught.value)
+
+
+def test_a_download_is_verified_before_it_appears(served: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    path = weights.download("tiny.pth", cache)
+    assert path == cache / "tiny.pth" == weights.locate("tiny.pth", cache)
+    served.unlink()
+    assert weights.download("tiny.pth", cache) == path  # a verified copy is not fetched again
+
+
+def test_a_damaged_download_leaves_nothing_behind(served: Path, tmp_path: Path) -> None:
+    served.write_bytes(b"an error page")
+    cache = tmp_path / "cache"
+    with pytest.raises(WeightsError, match=r"This is not tiny\.pth: size 13"):
+        weights.download("tiny.pth", cache)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_download_without_network_says_what_to_do(served: Path, tmp_path: Path) -> None:
+    served.unlink()
+    cache = tmp_path / "cache"
+    with pytest.raises(WeightsError, match="could not be downloaded") as caught:
+        weights.download("tiny.pth", cache)
+    assert "https://example.org" in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+def test_weights_without_a_direct_address_name_their_page(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no direct download") as caught:
+        weights.download("medsam_vit_b.pth", tmp_path)
+    assert "drive.google.com" in str(caught.value)
+
+
+def test_missing_weights_name_the_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
+    with pytest.raises(WeightsError, match=r"lite_medsam\.pth are not on this machine") as caught:
+        weights.locate("lite_medsam.pth")
+    assert "bench weights download lite_medsam.pth" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    with pytest.raises(WeightsError, match="does not exist"):
+        weights.locate(str(tmp_path / "mine.pth"))
+
+
+def test_a_path_is_found_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"x")
+    assert weights.locate(str(path)) == path
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="unknown") as caught:
+        weights.download("sam2", tmp_path)
+    assert "lite_medsam.pth" in str(caught.value)
+
+
+def test_the_demo_weights_are_built_in_small_and_verified() -> None:
+    path = weights.locate("demo")
+    assert path.stat().st_size <= 20_000_000
+    found = weights.verify(path, "demo")
+    assert found.known is not None
+    assert found.known.stand_in
+    assert weights.is_stand_in(path)
+    record = weights.demo_record()
+    assert record is not None
+    measured = record["dsc_on_fresh_shapes"]
+    assert isinstance(measured, dict)
+    assert measured["model"] > measured["ellipse"] + 0.1
+    assert measured["model"] > measured["box"] + 0.1
+
+
+def test_no_copy_of_other_weights_is_a_stand_in(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(b"x")
+    assert not weights.is_stand_in(tmp_path / "a.pth")
+
+
+def test_the_catalogue_imports_no_torch() -> None:
+    code = "import sys; from gtvbench.bench import weights; weights.demo_record(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
