@@ -46,7 +46,7 @@ class PromptOptions(_Model):
     """How boxes are drawn: the policy and the smallest instance that gets one."""
 
     policy: str = "random-margin(0, 20)"
-    minimum_area_mm2: float = Field(0.0, ge=0)
+    minimum_area_mm2: float = Field(default=0.0, ge=0)
 
     @field_validator("policy")
     @classmethod
@@ -67,7 +67,7 @@ class ScoringOptions(_Model):
 class TimingOptions(_Model):
     """A case that takes longer than `case_timeout_s` to predict is stopped and counts as `timeout` (None: no limit)."""
 
-    case_timeout_s: float | None = Field(None, gt=0)
+    case_timeout_s: float | None = Field(default=None, gt=0)
 
 
 class MethodEntry(_Model):
@@ -109,7 +109,7 @@ class Study(_Model):
     prompts: PromptOptions = PromptOptions()
     methods: dict[str, MethodEntry] = Field(default_factory=dict)
     run: list[str] | Literal["all"] = "all"
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(default=1, ge=1)
     scoring: ScoringOptions = ScoringOptions()
     timing: TimingOptions = TimingOptions()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -1,0 +1,124 @@
+"""Arms: method x fusion x seed, the unit of comparison; a mismatch with the data is a stated skip, before any work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gtvbench.bench import registry, weights
+from gtvbench.bench.core.digest import seed_from
+from gtvbench.bench.core.errors import StudyError, WeightsError
+from gtvbench.bench.core.fusion import FUSIONS, NO_FUSION
+from gtvbench.bench.study import MethodEntry, Study, problems
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm as planned. `skip` is the reason why it does not run, or None."""
+
+    name: str
+    method: str
+    adapter: str
+    fusion: str
+    seed_index: int
+    options: dict[str, Any]
+    trains: bool = False
+    prompts: tuple[str, ...] = ()
+    version: int = 0
+    weights_name: str | None = None
+    weights_file: str | None = None
+    weights_sha256: str | None = None
+    stand_in: bool = False
+    cut: str | None = None
+    skip: str | None = None
+
+    def seed(self, study_seed: int) -> int:
+        """Seed derived from names; not from the entry's name, so that one method under two names gives one result."""
+        return seed_from(study_seed, self.adapter, self.fusion, self.seed_index)
+
+
+def plan_arms(study: Study, base: Path, modalities: Sequence[str], chosen: Sequence[str] | None = None) -> list[Arm]:
+    """Expand a study into arms.
+
+    `chosen` are names of entries or registered methods; None takes the study's own choice. Under `all`, every
+    registered method runs that needs no setting, and every entry of the study; what cannot run is skipped with its
+    reason. A method that was *named* and cannot run (no weights, a setting missing) raises StudyError or WeightsError.
+    """
+    wanted = list(chosen) if chosen is not None else study.run
+    everything = wanted == "all" or list(wanted) == ["all"]
+    names = _all_names(study) if everything else list(dict.fromkeys(wanted))
+    arms: list[Arm] = []
+    for name in names:
+        arms += _arms_of(name, study, base, modalities, named=not everything)
+    if not any(arm.skip is None for arm in arms):
+        reasons = "; ".join(f"{arm.name}: {arm.skip}" for arm in arms) or "no method is registered"
+        raise StudyError(f"no method can run on these data ({reasons})")
+    return arms
+
+
+def _all_names(study: Study) -> list[str]:
+    """Every registered method, entries of the study first replacing it: an entry under its own name comes beside it."""
+    points = registry.registered(registry.METHODS)
+    aliased = [name for name, entry in study.methods.items() if name not in points]
+    return [*points, *aliased]
+
+
+def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], named: bool) -> list[Arm]:
+    entry = study.methods.get(name, MethodEntry())
+    adapter = entry.method or name
+    cls = registry.load(registry.METHODS, adapter)
+    needs = cls.needs
+    missing = [setting for setting in needs.settings if setting not in entry.options]
+    if missing:
+        if named or name in study.methods:
+            raise StudyError(
+                f"method {name!r} needs the setting {', '.join(missing)}",
+                remedy=f"write it under 'methods: {name}:' in the study file",
+            )
+        return [Arm(name, name, adapter, NO_FUSION, 1, {}, skip=f"the study sets no {', '.join(missing)} for it")]
+    try:
+        options = cls.Options.model_validate(entry.options)
+    except ValidationError as error:
+        raise StudyError(
+            f"method {name!r} has {problems(error)}", remedy=f"see 'bench list methods {adapter}'"
+        ) from error
+    facts: dict[str, Any] = {
+        "options": json.loads(options.model_dump_json(by_alias=True)),
+        "trains": needs.trains,
+        "prompts": needs.prompts,
+        "version": needs.version,
+        "cut": options.cut(),
+    }
+    fusions = (entry.fusions or needs.fusions) if needs.fusions else (NO_FUSION,)
+    skip = None
+    if needs.weights is not None or entry.weights is not None:
+        try:
+            facts |= _weights(entry.weights or needs.weights or "", base)
+        except WeightsError as error:
+            if named:
+                raise
+            skip = f"{error.message} ({error.remedy})"
+    arms = []
+    for fusion in fusions:
+        unavailable = FUSIONS[fusion].unavailable(modalities) if fusion != NO_FUSION else None
+        for index in range(1, (study.seeds if needs.trains else 1) + 1):
+            parts = [name, *([fusion] if len(fusions) > 1 or fusion != NO_FUSION else [])]
+            parts += [f"seed{index}"] if study.seeds > 1 and needs.trains else []
+            arms.append(Arm(".".join(parts), name, adapter, fusion, index, skip=skip or unavailable, **facts))
+    return arms
+
+
+def _weights(name: str, base: Path) -> dict[str, Any]:
+    local = base / name
+    path = local if local.is_file() else weights.locate(name)
+    return {
+        "weights_name": Path(name).name,
+        "weights_file": str(path.resolve()),
+        "weights_sha256": weights.digest(path),
+        "stand_in": weights.is_stand_in(path),
+    }
