@@ -14,7 +14,7 @@ _WORD = {METHODS: "method", SOURCES: "dataset source"}
 
 
 def registered(group: str) -> dict[str, EntryPoint]:
-    """Entry points of a group by name, sorted; two packages that register one name for different objects are an error."""
+    """Entry points of a group by name, sorted; one name for two different objects is an error."""
     found: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=group), key=lambda p: (p.name, p.value)):
         other = found.setdefault(point.name, point)

@@ -71,7 +71,7 @@ class TimingOptions(_Model):
 
 
 class MethodEntry(_Model):
-    """A method in the study: `method` is the registered name where the entry's own name differs; the rest are options."""
+    """A method in the study: `method` is the registered name where the entry's own differs; the rest are options."""
 
     method: str | None = None
     fusions: list[str] | None = None

@@ -32,6 +32,7 @@ from gtvbench.bench.core.errors import BenchError, DigestError
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.provenance import has_accelerator
 from gtvbench.bench.store import Store, publish_folder, write_atomically
 from gtvbench.bench.timing import StageClock
 
@@ -84,12 +85,18 @@ def main() -> int:
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     die_with_parent(int(sys.argv[3]))
     events = Events(int(sys.argv[2]))
+    job["device"] = resolve_device(job["device"])
     try:
         run_job(job, events)
     except Exception as error:
         events.send("arm-failed", message=_message(error), traceback=traceback.format_exc())
         return 1
-    events.send("done", peak_host_bytes=_peak_host_bytes(), peak_device_bytes=_peak_device_bytes(job["device"]))
+    events.send(
+        "done",
+        peak_host_bytes=_peak_host_bytes(),
+        peak_device_bytes=_peak_device_bytes(job["device"]),
+        device=job["device"],
+    )
     return 0
 
 
@@ -107,6 +114,19 @@ def die_with_parent(parent: int) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def resolve_device(asked: str) -> str:
+    """The device behind "auto": CUDA, then MPS, then the CPU; torch is imported only where a GPU may be there."""
+    if asked != "auto":
+        return asked
+    if not has_accelerator():
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def run_job(job: dict[str, Any], events: Events) -> None:

@@ -1,0 +1,71 @@
+"""The patients of a study: its source, who of them is in which subset, and which modalities they have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gtvbench.bench import registry
+from gtvbench.bench.core.errors import DataError, StudyError
+from gtvbench.bench.core.split import Split, read_nnunet_splits, split_by_counts, split_by_fractions, split_by_lists
+from gtvbench.bench.core.structures import Structure, structures_from
+from gtvbench.bench.study import NAME, Study, problems
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Source, cases in use (sorted by name), split, modalities and structures."""
+
+    source: Any
+    used: list[Any]
+    split: Split
+    modalities: tuple[str, ...]
+    structures: tuple[Structure, ...]
+
+    def cases(self, subset: str) -> list[str]:
+        """Names of the cases of a subset, sorted."""
+        return [entry.name for entry in self.used if self.split.subset_of(entry.patient) == subset]
+
+
+def open_cohort(study: Study, base: Path) -> Cohort:
+    """List the study's cases and split their patients, without reading voxels; raises StudyError or DataError."""
+    structures = structures_from(study.structures)
+    name = study.dataset["source"]
+    cls = registry.load(registry.SOURCES, name)
+    options = {key: value for key, value in study.dataset.items() if key != "source"}
+    try:
+        validated = cls.Options.model_validate(options)
+    except ValidationError as error:
+        raise StudyError(
+            f"dataset source {name!r} has {problems(error)}", remedy="see 'bench list datasets'"
+        ) from error
+    source = cls(validated, base, structures, study.seed)
+    entries = source.entries()
+    if not entries:
+        raise DataError(f"the dataset source {name!r} found no cases", remedy="check its path and patterns")
+    for case, count in Counter(entry.name for entry in entries).items():
+        if count > 1:
+            raise DataError("two cases have this name", case=case)
+        if not NAME.fullmatch(case):
+            raise DataError("a case name may hold letters, digits, '.', '_' and '-' only", case=case)
+    split = _split(study, base, [entry.patient for entry in entries])
+    used = sorted((e for e in entries if split.subset_of(e.patient) is not None), key=lambda e: str(e.name))
+    if not split.test:
+        raise StudyError("the split leaves no test patient", remedy="a comparison needs at least one")
+    return Cohort(source, used, split, tuple(source.modalities()), structures)
+
+
+def _split(study: Study, base: Path, patients: list[str]) -> Split:
+    options = study.split
+    if options.lists is not None:
+        return split_by_lists(patients, dict(options.lists))
+    if options.counts is not None:
+        return split_by_counts(patients, dict(options.counts), study.seed)
+    if options.fractions is not None:
+        return split_by_fractions(patients, dict(options.fractions), study.seed)
+    assert options.file is not None
+    return read_nnunet_splits(base / options.file, options.fold, patients)

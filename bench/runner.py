@@ -1,0 +1,348 @@
+"""Turns a study into steps and executes them: prepare, prompts, fit, predict, score, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gtvbench.bench import nifti, provenance, results, scoring
+from gtvbench.bench.arms import Arm, plan_arms
+from gtvbench.bench.cohort import Cohort, open_cohort
+from gtvbench.bench.core.digest import digest_file, digest_json
+from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, BenchError, DataError, DigestError
+from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.prompts import Prompts, policy_from
+from gtvbench.bench.engines import Event, run_arm
+from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of, publish_case
+from gtvbench.bench.progress import LOGGER, Display
+from gtvbench.bench.store import Store, step_key, write_atomically
+from gtvbench.bench.study import Study
+
+FIT_VERSION = 1
+PREDICT_VERSION = 1
+SCORE_VERSION = 1
+
+
+@dataclass
+class Outcome:
+    """How a run ended: the exit code, the report's path, and how many steps were computed rather than reused."""
+
+    exit_code: int
+    report: Path
+    computed: dict[str, int]
+
+
+@dataclass
+class Run:
+    """One execution of a study on one run folder."""
+
+    study: Study
+    base: Path
+    folder: Path
+    chosen: Sequence[str] | None = None
+    display: Display = field(default_factory=Display)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.folder)
+        self.computed = dict.fromkeys(("prepare", "fit", "predict", "score", "report"), 0)
+        self.failures: list[dict[str, Any]] = []
+
+    def execute(self) -> Outcome:
+        """Do what is missing; raises BenchError on bad input before any arm starts."""
+        from gtvbench.reports.page import build_report, report_version
+
+        self.cohort: Cohort = open_cohort(self.study, self.base)
+        self.arms = plan_arms(self.study, self.base, self.cohort.modalities, self.chosen)
+        lock = self.store.open(self.study.study)
+        try:
+            write_atomically(self.folder / "study.yaml", self.study.as_yaml())
+            results.write_json(self.cohort.split.as_dict(), self.folder / "split.json")
+            self._prepare()
+            self._draw_prompts()
+            rows, records = [], []
+            for arm in self.arms:
+                arm_rows, record = self._run_arm(arm, lock)
+                rows += arm_rows
+                records.append(record)
+            results.write_scores(self.store, rows)
+            results.write_json(records, self.folder / "arms.json")
+            results.write_json(self.failures, self.folder / "failures.json")
+            results.write_json(self._provenance(), self.folder / "provenance.json")
+            report = self._report(build_report, report_version())
+        finally:
+            self.store.close()
+        failed = any(record["status"] == "failed" for record in records)
+        return Outcome(EXIT_FAILED_STEPS if failed else EXIT_COMPLETE, report, self.computed)
+
+    # ---- cases and prompts
+
+    def _prepare(self) -> None:
+        self.prepared: dict[str, Prepared] = {}
+        errors: list[BenchError] = []
+        cohort = self.cohort
+        with self.display.phase("Preparing patients", len(cohort.used)):
+            for entry in cohort.used:
+                key = prepare_key(entry.identity, cohort.modalities, cohort.structures)
+                prepared = load_prepared(self.store, key, entry.name)
+                if prepared is None:
+                    try:
+                        case = cohort.source.read(entry)
+                        publish_case(self.store, key, case, cohort.modalities, cohort.structures)
+                    except DataError as error:
+                        errors.append(error)
+                        continue
+                    self.computed["prepare"] += 1
+                    prepared = load_prepared(self.store, key, entry.name)
+                    assert prepared is not None
+                    for note in prepared.meta["notes"]:
+                        LOGGER.warning("%s: %s", entry.name, note)
+                self.prepared[entry.name] = prepared
+                self.display.advance(entry.name)
+        if errors:
+            raise DataError(
+                f"{len(errors)} of {len(cohort.used)} cases cannot be used; nothing was trained or predicted\n"
+                + "\n".join(str(error) for error in errors),
+                remedy="correct them, or leave them out of the split; what is prepared is kept",
+            )
+
+    def _draw_prompts(self) -> None:
+        policy = policy_from(self.study.prompts.policy)
+        options = (self.cohort.structures, policy, self.study.seed, self.study.prompts.minimum_area_mm2)
+        self.prompts: dict[str, Prompts] = {
+            name: prompts_of(self.store, prepared, *options) for name, prepared in self.prepared.items()
+        }
+        rows = [row for prompts in self.prompts.values() for row in prompts.rows()]
+        results.write_prompts(self.store, rows)
+
+    # ---- arms
+
+    def _run_arm(self, arm: Arm, lock: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        if arm.skip is not None:
+            LOGGER.warning("%s is skipped: %s", arm.name, arm.skip)
+            return [], results.arm_record(self.store, arm, "skipped", arm.skip, None)
+        fit_key = self._fit_key(arm) if arm.trains else None
+        items = {case: self._item(arm, case, fit_key) for case in self.cohort.cases("test")}
+        missing = [i for i in items.values() if self.store.record(f"predict/{arm.name}/{i['case']}", i["key"]) is None]
+        needs_fit = fit_key is not None and self.store.record(f"fit/{arm.name}", fit_key) is None
+        status: dict[str, str] = {}
+        if missing:
+            status = self._execute(arm, missing, fit_key if needs_fit else None, lock)
+        rows, records = [], {}
+        for case, item in items.items():
+            record = self.store.record(f"predict/{arm.name}/{case}", item["key"])
+            if record is not None:
+                records[case] = record
+            rows += self._score(arm, case, item, record, status.get(case, "missing_output"))
+        results.write_timing(self.store, arm.name, records)
+        fit = self.store.record(f"fit/{arm.name}", fit_key) if fit_key else None
+        failed = len(items) - len(records)
+        reason = f"{failed} of {len(items)} cases have no prediction" if failed else None
+        return rows, results.arm_record(self.store, arm, "failed" if failed else "complete", reason, fit)
+
+    def _fit_key(self, arm: Arm) -> str:
+        data = {
+            subset: [
+                [
+                    name,
+                    self.prepared[name].images_digest,
+                    self.prepared[name].reference_digest,
+                    self.prompts[name].digest,
+                ]
+                for name in self.cohort.cases(subset)
+            ]
+            for subset in ("train", "validation")
+        }
+        return step_key("fit", FIT_VERSION, arm=self._identity(arm), data=data, structures=self.study.structures)
+
+    def _identity(self, arm: Arm) -> dict[str, Any]:
+        return {
+            "adapter": arm.adapter,
+            "version": arm.version,
+            "fusion": arm.fusion,
+            "seed": arm.seed(self.study.seed),
+            "options": arm.options,
+            "weights": arm.weights_sha256,
+        }
+
+    def _item(self, arm: Arm, case: str, fit_key: str | None) -> dict[str, Any]:
+        digests = {
+            "images": self.prepared[case].images_digest,
+            "prompts": self.prompts[case].digest,
+            "split": self.cohort.split.digest if arm.trains else None,
+            "weights": arm.weights_sha256,
+            "fit": fit_key,
+        }
+        identity = self._identity(arm) | (
+            {} if arm.adapter != "predictions" else {"input": self._mask_input(arm, case)}
+        )
+        key = step_key(
+            "predict", PREDICT_VERSION, arm=identity, digests=digests, prompted=arm.prompts,
+            structures=self.study.structures,
+        )  # fmt: skip
+        return {"case": case, "key": key, "digests": digests}
+
+    def _mask_input(self, arm: Arm, case: str) -> str | None:
+        path = self.base / arm.options["folder"] / arm.options["pattern"].format(case=case)
+        return digest_file(path) if path.is_file() else None
+
+    def _execute(self, arm: Arm, missing: list[dict[str, Any]], fit_key: str | None, lock: int) -> dict[str, str]:
+        fit = None
+        if fit_key is not None:
+            subsets = {"training": "train", "validation": "validation"}
+            fit = {"key": fit_key} | {
+                name: [{"case": c, "digests": {"prompts": self.prompts[c].digest}} for c in self.cohort.cases(subset)]
+                for name, subset in subsets.items()
+            }
+        job = {
+            "run": str(self.folder.resolve()),
+            "base": str(self.base.resolve()),
+            "arm": {
+                "name": arm.name, "adapter": arm.adapter, "fusion": arm.fusion, "options": arm.options,
+                "seed": arm.seed(self.study.seed), "trains": arm.trains, "prompts": list(arm.prompts),
+                "weights_file": arm.weights_file, "weights_sha256": arm.weights_sha256,
+            },
+            "structures": self.study.structures,
+            "modalities": list(self.cohort.modalities),
+            "device": self.study.device,
+            "fit": fit,
+            "predict": missing,
+        }  # fmt: skip
+        status: dict[str, str] = {}
+        epochs = int(arm.options.get("epochs") or 0) if fit else 0
+        log = self.store.arm_folder(arm.name) / "log.txt"
+        with self.display.phase(arm.name, epochs + len(missing)):
+            run_arm(job, lock, log, self.study.timing.case_timeout_s, lambda e: self._on_event(arm, e, missing, status))
+        return status
+
+    def _on_event(self, arm: Arm, event: Event, missing: list[dict[str, Any]], status: dict[str, str]) -> None:
+        kind = event["event"]
+        if kind == "epoch":
+            losses = f"training loss {event['train']:.4f}, validation loss {event['validation']:.4f}"
+            self.display.advance(f"epoch {event['epoch'] + 1}, {losses}")
+        elif kind == "fit-done":
+            self.computed["fit"] += 1
+        elif kind == "case-done":
+            self.computed["predict"] += 1
+            self.display.advance(event["case"])
+        elif kind == "case-failed":
+            status[event["case"]] = event.get("status", "crashed")
+            self._fail("predict", arm.name, event["case"], status[event["case"]], event)
+        elif kind == "arm-failed":
+            for item in missing:
+                if self.store.record(f"predict/{arm.name}/{item['case']}", item["key"]) is None:
+                    status.setdefault(item["case"], event.get("status", "crashed"))
+            self._fail("fit" if arm.trains else "load", arm.name, None, "crashed", event)
+        elif kind == "done":
+            facts = {name: event[name] for name in ("peak_host_bytes", "peak_device_bytes", "device")}
+            results.write_json(facts, self.store.arm_folder(arm.name) / "process.json")
+
+    def _fail(self, step: str, arm: str, case: str | None, status: str, event: Event) -> None:
+        where = f"{arm}, {case}" if case else arm
+        LOGGER.error("%s failed (%s): %s", where, status, event["message"])
+        self.failures.append(
+            {
+                "step": step, "arm": arm, "case": case, "status": status,
+                "message": event["message"], "traceback": event.get("traceback", ""),
+            }
+        )  # fmt: skip
+
+    # ---- scores
+
+    def _score(
+        self, arm: Arm, case: str, item: dict[str, Any], record: dict[str, Any] | None, status: str
+    ) -> list[dict[str, Any]]:
+        prepared = self.prepared[case]
+        fixed = {"arm": arm.name, "method": arm.method, "fusion": arm.fusion, "seed": arm.seed_index, "case": case}
+        fixed["patient"] = prepared.patient
+        if record is None:
+            return [fixed | row for row in self._score_rows(None, case, status)]
+        if record["digests"] != item["digests"]:
+            raise DigestError(f"the prediction of {arm.name} was made from other data, prompts or weights", case=case)
+        step, path = f"score/{arm.name}/{case}", self.store.arm_folder(arm.name) / "scores" / f"{case}.json"
+        key = step_key(
+            "score", SCORE_VERSION, prediction=record["sha256"], predicted=record["key"],
+            reference=prepared.reference_digest, prompts=self.prompts[case].digest,
+            tolerances=self.study.tolerances(), structures=self.study.structures,
+        )  # fmt: skip
+        if self.store.record(step, key) is None:
+            self.store.forget(step)
+            prediction = self._read_prediction(arm, case, record)
+            write_atomically(path, json.dumps(self._score_rows(prediction, case, None)) + "\n")
+            self.store.finish(step, key, [path])
+            self.computed["score"] += 1
+        return [fixed | row for row in json.loads(path.read_text())]
+
+    def _read_prediction(self, arm: Arm, case: str, record: dict[str, Any]) -> Any:
+        path = self.store.prediction(arm.name, case)
+        if digest_file(path) != record["sha256"]:
+            raise DigestError(
+                "the prediction file is not the one that was recorded",
+                case=case,
+                file=path,
+                remedy="remove it and run again: it will be predicted anew",
+            )
+        volume = nifti.read_volume(path, case)
+        meta = self.prepared[case].meta
+        differences = volume.grid.differences(Grid.from_dict(meta["original"]))
+        if differences:
+            raise DataError(f"the prediction left the reference grid: {'; '.join(differences)}", case=case, file=path)
+        axes, flips = meta["reorientation"]["axes"], meta["reorientation"]["flips"]
+        return np.ascontiguousarray(Reorientation(tuple(axes), tuple(flips)).apply(volume.array))
+
+    def _score_rows(self, prediction: Any, case: str, status: str | None) -> list[dict[str, Any]]:
+        reference = np.load(self.store.reference(case), mmap_mode="r")
+        prompts = self.prompts[case]
+        prompted = {s.name: prompts.slices_of(s.value) for s in self.cohort.structures}
+        return scoring.score_case(
+            prediction,
+            reference,
+            Grid.from_dict(self.prepared[case].meta["grid"]),
+            self.cohort.structures,
+            self.study.tolerances(),
+            prompted,
+            status,
+        )
+
+    # ---- report
+
+    def _provenance(self) -> dict[str, Any]:
+        used = {name: prepared.meta for name, prepared in self.prepared.items()}
+        data = {n: [p.images_digest, p.reference_digest] for n, p in self.prepared.items()}
+        prompts = {n: p.digest for n, p in self.prompts.items()}
+        return {
+            **provenance.environment(),
+            "seed": self.study.seed,
+            "digests": {
+                "data": digest_json(data), "split": self.cohort.split.digest, "prompts": digest_json(prompts),
+            },
+            "synthetic": self.cohort.source.synthetic,
+            "structures": self.study.structures,
+            "subsets": self.cohort.split.as_dict(),
+            "modalities": list(self.cohort.modalities),
+            "coverage": {name: meta["coverage"] for name, meta in used.items()},
+            "grid": {n: {"shape": m["grid"]["shape"], "spacing": m["grid"]["spacing"]} for n, m in used.items()},
+            "notes": [f"{name}: {note}" for name, meta in used.items() for note in meta["notes"]],
+        }  # fmt: skip
+
+    def _report(self, build: Any, version: int) -> Path:
+        inputs = ["study.yaml", "provenance.json", "arms.json", "failures.json", "split.json", "scores.csv"]
+        files = [self.folder / name for name in inputs]
+        files += [path for arm in self.arms for path in self._arm_tables(arm) if path.exists()]
+        key = step_key("report", version, inputs=[digest_file(path) for path in files])
+        index = self.folder / "report" / "index.html"
+        if self.store.record("report", key) is None:
+            self.store.forget("report")
+            with self.display.phase("Report", 1):
+                index = build(self.folder)
+            self.store.finish("report", key, [index])
+            self.computed["report"] += 1
+        return index
+
+    def _arm_tables(self, arm: Arm) -> list[Path]:
+        folder = self.store.arm_folder(arm.name)
+        return [folder / "timing.parquet", folder / "fit" / "epochs.csv"]
