@@ -101,6 +101,11 @@ class Adapter(ABC):
     def __init__(self, context: Context) -> None:
         self.context = context
 
+    @classmethod
+    def input_files(cls, options: Any, base: Path, case: str) -> list[Path]:
+        """Files beside the prepared images that the prediction of a case is made from; results follow their content."""
+        return []
+
     def fit(
         self, training: Sequence[TrainingCase], validation: Sequence[TrainingCase], work: Path, recorder: Recorder
     ) -> dict[str, Any]:

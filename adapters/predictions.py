@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -33,12 +33,17 @@ class Predictions(VolumeMethod):
     needs: ClassVar[Needs] = Needs(fusions=(), dimensions=3, settings=("folder",))
     Options: ClassVar[type[Options]] = PredictionsOptions
 
+    @classmethod
+    def input_files(cls, options: Any, base: Path, case: str) -> list[Path]:
+        """The case's mask file."""
+        return [base / options.folder / options.pattern.format(case=case)]
+
     def segment(self, images: Images, prompts: Prompts) -> LabelMap:
         """Read the mask and bring it to the orientation of the prepared case; raises DataError where it cannot."""
         from gtvbench.bench.nifti import read_volume  # SimpleITK is loaded where it is used
 
         options = self.context.options
-        path = self.context.base / options.folder / options.pattern.format(case=images.case)
+        (path,) = self.input_files(options, self.context.base, images.case)
         mask = read_volume(path, images.case)
         differences = mask.grid.differences(Grid.from_dict(images.meta["original"]))
         if differences:

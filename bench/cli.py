@@ -46,7 +46,11 @@ def run(
     study, base = _study(study_file, overrides)
     folder = out or study.output / study.study
     chosen = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
-    outcome = Run(study, base, folder, chosen, Display(mode)).execute()
+    try:
+        outcome = Run(study, base, folder, chosen, Display(mode)).execute()
+    except KeyboardInterrupt:
+        _err.print("interrupted; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if mode != "quiet":
         _err.print(_summary(folder))
     typer.echo(str(outcome.report))
@@ -198,19 +202,11 @@ def check_adapter(
 def main() -> None:
     """Entry point: errors of the BenchError family are printed without a traceback."""
     try:
-        app(standalone_mode=False)
+        app()
     except BenchError as error:
         _err.print("[bold red]error:[/] ", end="")
         _err.print(str(error), markup=False, highlight=False)
         sys.exit(EXIT_BAD_INPUT)
-    except (KeyboardInterrupt, typer.Abort):
-        _err.print("interrupted; start again to go on from here")
-        sys.exit(EXIT_INTERRUPTED)
-    except typer._click.exceptions.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
 
 
 def _logging(text: str) -> Mode:

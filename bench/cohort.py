@@ -40,9 +40,7 @@ def open_cohort(study: Study, base: Path) -> Cohort:
     try:
         validated = cls.Options.model_validate(options)
     except ValidationError as error:
-        raise StudyError(
-            f"dataset source {name!r} has {problems(error)}", remedy="see 'bench list datasets'"
-        ) from error
+        raise StudyError(f"dataset {name!r} has {problems(error)}", remedy="see 'bench list datasets'") from error
     source = cls(validated, base, structures, study.seed)
     entries = source.entries()
     if not entries:
@@ -62,10 +60,10 @@ def open_cohort(study: Study, base: Path) -> Cohort:
 def _split(study: Study, base: Path, patients: list[str]) -> Split:
     options = study.split
     if options.lists is not None:
-        return split_by_lists(patients, dict(options.lists))
+        return split_by_lists(patients, {**options.lists})
     if options.counts is not None:
-        return split_by_counts(patients, dict(options.counts), study.seed)
+        return split_by_counts(patients, {**options.counts}, study.seed)
     if options.fractions is not None:
-        return split_by_fractions(patients, dict(options.fractions), study.seed)
+        return split_by_fractions(patients, {**options.fractions}, study.seed)
     assert options.file is not None
     return read_nnunet_splits(base / options.file, options.fold, patients)

@@ -95,7 +95,7 @@ def _fit_seconds(store: Store, arm: Arm) -> float | None:
 
 def summary_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
     """Rows for the terminal: arm, structure, patients with the structure, mean DSC, median HD95, failed cases."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     volume = scores[scores["scope"] == "volume"]
     for (arm, structure), part in volume.groupby(["arm", "structure"], sort=False):
         dsc = part.loc[part["metric"] == "dsc"]

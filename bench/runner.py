@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gtvbench.bench import nifti, provenance, results, scoring
+from gtvbench.bench import nifti, provenance, registry, results, scoring
 from gtvbench.bench.arms import Arm, plan_arms
 from gtvbench.bench.cohort import Cohort, open_cohort
 from gtvbench.bench.core.digest import digest_file, digest_json
@@ -177,18 +177,17 @@ class Run:
             "weights": arm.weights_sha256,
             "fit": fit_key,
         }
-        identity = self._identity(arm) | (
-            {} if arm.adapter != "predictions" else {"input": self._mask_input(arm, case)}
-        )
+        identity = self._identity(arm) | {"input": self._input_digests(arm, case)}
         key = step_key(
             "predict", PREDICT_VERSION, arm=identity, digests=digests, prompted=arm.prompts,
             structures=self.study.structures,
         )  # fmt: skip
         return {"case": case, "key": key, "digests": digests}
 
-    def _mask_input(self, arm: Arm, case: str) -> str | None:
-        path = self.base / arm.options["folder"] / arm.options["pattern"].format(case=case)
-        return digest_file(path) if path.is_file() else None
+    def _input_digests(self, arm: Arm, case: str) -> list[str | None]:
+        cls = registry.load(registry.METHODS, arm.adapter)
+        files = cls.input_files(cls.Options.model_validate(arm.options), self.base, case)
+        return [digest_file(path) if path.is_file() else None for path in files]
 
     def _execute(self, arm: Arm, missing: list[dict[str, Any]], fit_key: str | None, lock: int) -> dict[str, str]:
         fit = None

@@ -261,3 +261,17 @@ def _demo_file(name: str) -> Path:
 def _how_to_get(known: KnownWeights, folder: Path) -> str:
     fetch = f"run `bench weights download {known.name}`, or " if known.url else ""
     return f"{fetch}get it from {known.page} and put it into {folder} (GTVBENCH_WEIGHTS names another folder)"
+
+
+def listing() -> list[dict[str, object]]:
+    """Rows for `bench weights`: name, whether the file is here, its size, licence and where it comes from."""
+    rows: list[dict[str, object]] = []
+    for known in CATALOGUE.values():
+        try:
+            here: str | bool = bool(locate(known.name))
+        except WeightsError:
+            here = False
+        size = None if known.size is None else f"{known.size / 1e6:.1f}"
+        row = {"name": known.name, "here": here, "megabytes": size, "licence": known.licence, "source": known.page}
+        rows.append(row)
+    return rows
