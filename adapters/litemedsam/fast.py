@@ -1,4 +1,4 @@
-"""Faster inference with the same outputs: batch normalisation folded into convolutions, channels-last memory."""
+"""Faster inference, same outputs: folded batch normalisation, channels-last memory, fused attention."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 from typing import Literal, get_args
 
 import torch
-from timm.models.tiny_vit import ConvNorm
+from timm.models.tiny_vit import Attention, ConvNorm
 from torch import Tensor, nn
 
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
@@ -50,6 +50,7 @@ class FastLiteMedSAM:
         ready.neck.to(self.dtype)
         self.device = device
         self.model = ready.to(device).to(memory_format=torch.channels_last)
+        cache_biases_for_fused_attention(self.model)
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
@@ -72,3 +73,15 @@ def fold_batch_norm(module: nn.Module) -> None:
             setattr(module, name, child.fuse())
         else:
             fold_batch_norm(child)
+
+
+def cache_biases_for_fused_attention(module: nn.Module) -> None:
+    """Fill timm's cache of attention biases (heads, n, n) with the same values as (1, heads, n, n), in eval mode.
+
+    PyTorch's fused CPU attention takes masks of two or four dimensions only and computes step by step for three. timm
+    empties the cache in train() and in to(), so a change of the module is safe, only slower.
+    """
+    for attention in module.modules():
+        if isinstance(attention, Attention):
+            biases = attention.attention_biases[:, attention.attention_bias_idxs][None]
+            attention.attention_bias_cache[str(biases.device)] = biases.contiguous()
