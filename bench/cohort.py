@@ -59,11 +59,16 @@ def open_cohort(study: Study, base: Path) -> Cohort:
 
 def _split(study: Study, base: Path, patients: list[str]) -> Split:
     options = study.split
-    if options.lists is not None:
-        return split_by_lists(patients, {**options.lists})
-    if options.counts is not None:
-        return split_by_counts(patients, {**options.counts}, study.seed)
-    if options.fractions is not None:
-        return split_by_fractions(patients, {**options.fractions}, study.seed)
+    lists, counts, fractions = (_plain(part) for part in (options.lists, options.counts, options.fractions))
+    if lists is not None:
+        return split_by_lists(patients, lists)
+    if counts is not None:
+        return split_by_counts(patients, counts, study.seed)
+    if fractions is not None:
+        return split_by_fractions(patients, fractions, study.seed)
     assert options.file is not None
     return read_nnunet_splits(base / options.file, options.fold, patients)
+
+
+def _plain(part: Any) -> dict[str, Any] | None:
+    return None if part is None else {str(subset): value for subset, value in part.items()}

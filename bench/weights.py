@@ -272,6 +272,7 @@ def listing() -> list[dict[str, object]]:
         except WeightsError:
             here = False
         size = None if known.size is None else f"{known.size / 1e6:.1f}"
-        row = {"name": known.name, "here": here, "megabytes": size, "licence": known.licence, "source": known.page}
-        rows.append(row)
+        rows.append(
+            {"name": known.name, "here": here, "megabytes": size, "licence": known.licence, "source": known.page}
+        )
     return rows

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.fusion import FUSIONS, display_range, to_uint8
+from gtvbench.bench.core.split import (
+    read_nnunet_splits,
+    split_by_counts,
+    split_by_fractions,
+    split_by_lists,
+    write_nnunet_splits,
+)
+from gtvbench.bench.core.structures import structures_from
+
+PATIENTS = [f"p{i:02d}" for i in range(10)]
+
+
+def test_ct_is_windowed_at_level_40_and_width_400() -> None:
+    ct = np.array([[[-1000.0, -160.0, 40.0, 240.0, 3000.0]]], np.float32)
+    assert to_uint8(ct, *display_range("CT", ct)).ravel().tolist() == [0, 0, 128, 255, 255]
+
+
+def test_pet_is_clipped_to_suv_0_to_6() -> None:
+    pet = np.array([[[-1.0, 0.0, 3.0, 6.0, 20.0]]], np.float32)
+    assert to_uint8(pet, *display_range("PET", pet)).ravel().tolist() == [0, 0, 128, 255, 255]
+
+
+def test_the_clip_of_mr_has_an_effect_and_ignores_the_empty_part() -> None:
+    mr = np.zeros((1, 100, 100), np.float32)
+    mr[0, :10] = np.arange(1000).reshape(10, 100) + 1
+    low, high = display_range("T1w", mr)
+    assert (low, high) == (0.0, pytest.approx(np.percentile(np.arange(1, 1001), 99.5)))
+    assert (to_uint8(mr, low, high) == 255).sum() >= 5
+
+
+def test_multimodal_is_ct_pet_and_the_mean_of_both_mr() -> None:
+    planes = {m: np.full((2, 2), v, np.uint8) for m, v in (("CT", 10), ("PET", 20), ("T1w", 30), ("T2w", 51))}
+    assert FUSIONS["multimodal"].fuse(planes)[0, 0].tolist() == [10, 20, 41]
+    del planes["T2w"]
+    assert FUSIONS["multimodal"].fuse(planes)[0, 0].tolist() == [10, 20, 30]
+    assert FUSIONS["ct-only"].fuse(planes)[0, 0].tolist() == [10, 10, 10]
+
+
+def test_multimodal_without_a_second_modality_is_unavailable_with_its_reason() -> None:
+    assert "ct-only" in str(FUSIONS["multimodal"].unavailable(["CT"]))
+    assert FUSIONS["multimodal"].unavailable(["CT", "T1w"]) is None
+
+
+def test_a_patient_in_two_subsets_is_an_error() -> None:
+    with pytest.raises(StudyError, match=r"p01.*train set and in the test set"):
+        split_by_lists(PATIENTS, {"train": ["p01"], "test": ["p01", "p02"]})
+
+
+def test_more_patients_asked_for_than_there_are_is_an_error() -> None:
+    with pytest.raises(StudyError, match="asks for 12 patients, the data have 10"):
+        split_by_counts(PATIENTS, {"train": 8, "validation": 2, "test": 2}, 0)
+
+
+def test_a_listed_patient_that_the_data_lack_is_an_error() -> None:
+    with pytest.raises(StudyError, match="nobody"):
+        split_by_lists(PATIENTS, {"test": ["nobody"]})
+
+
+def test_fractions_split_every_patient_and_depend_on_the_seed_only() -> None:
+    split = split_by_fractions(PATIENTS, {"train": 0.7, "validation": 0.1, "test": 0.2}, 3)
+    assert (len(split.train), len(split.validation), len(split.test)) == (7, 1, 2)
+    assert split == split_by_fractions(reversed(PATIENTS), {"train": 0.7, "validation": 0.1, "test": 0.2}, 3)
+    assert sorted(split.train + split.validation + split.test) == PATIENTS
+
+
+def test_fractions_that_leave_a_subset_empty_are_an_error() -> None:
+    with pytest.raises(StudyError, match="too few"):
+        split_by_fractions(["a", "b"], {"train": 0.5, "validation": 0.25, "test": 0.25}, 0)
+
+
+def test_nnunet_splits_are_written_and_read(tmp_path: Path) -> None:
+    split = split_by_counts(PATIENTS, {"train": 5, "validation": 2, "test": 3}, 1)
+    path = tmp_path / "splits_final.json"
+    write_nnunet_splits(split, path)
+    assert set(json.loads(path.read_text())[0]) == {"train", "val"}
+    assert read_nnunet_splits(path, 0, PATIENTS) == split
+
+
+@pytest.mark.parametrize("text", ["", "[]", '[{"train": []}]', "{"])
+def test_a_damaged_splits_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "splits_final.json"
+    path.write_text(text)
+    with pytest.raises(StudyError, match=r"splits_final\.json"):
+        read_nnunet_splits(path, 0, PATIENTS)
+
+
+def test_two_structures_of_one_value_are_an_error() -> None:
+    with pytest.raises(StudyError, match="share label value 1"):
+        structures_from({"a": 1, "b": 1})
