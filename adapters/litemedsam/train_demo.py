@@ -191,6 +191,7 @@ class DemoTraining:
             "training_hours": round(self.seconds / 3600, 2),
             "recipe": asdict(self.recipe),
             "dsc_on_fresh_shapes": measured,
+            "dsc_on_fresh_shapes_of_clear_contrast": measure(model, "fresh", fresh, hardness=0.0),
         }
         partial = self.out / "demo_weights.json.partial"
         partial.write_text(json.dumps(record, indent=2) + "\n")
@@ -203,13 +204,13 @@ def _tensors(module: torch.nn.Module) -> list[Tensor]:
 
 
 @torch.no_grad()
-def measure(model: LiteMedSAM, subset: str, count: int) -> dict[str, Any]:
+def measure(model: LiteMedSAM, subset: str, count: int, *, hardness: float = 1.0) -> dict[str, Any]:
     """Mean DSC per object of network, filled box and inscribed ellipse on ``count`` slices of ``subset``."""
     model.eval()
     forget_cached_biases(model)
     scores: dict[str, list[float]] = {"model": [], "box": [], "ellipse": []}
     for start in range(0, count, 8):
-        batch = make_batch([draw_slice(subset, i) for i in range(start, min(start + 8, count))], 99)
+        batch = make_batch([draw_slice(subset, i, hardness=hardness) for i in range(start, min(start + 8, count))], 99)
         logits, _ = model(batch.images, batch.boxes, batch.owners)
         predicted = (logits > 0)[:, 0].numpy()
         for guess, truth, box in zip(predicted, batch.masks[:, 0].bool().numpy(), batch.boxes.numpy(), strict=True):
