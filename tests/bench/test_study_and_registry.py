@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gtvbench.bench import registry
+from gtvbench.bench.arms import plan_arms
+from gtvbench.bench.core.errors import BenchError, StudyError
+from gtvbench.bench.study import Study, builtin_study, read_study
+
+BASE = {
+    "study": "s",
+    "dataset": {"source": "phantom"},
+    "structures": {"GTV-T": 1},
+    "split": {"counts": {"train": 1, "test": 1}},
+}
+
+
+def write(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump(BASE | changes))
+    return path
+
+
+def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="promts: unknown key"):
+        read_study(write(tmp_path / "s.yaml", promts={}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": {}}, "exactly one of counts"),
+        ({"split": {"counts": {"training": 3}}}, "split"),
+        ({"prompts": {"policy": "random-margin(20, 0)"}}, "margins"),
+        ({"study": "../evil"}, "letters"),
+        ({"dataset": {"path": "x"}}, "source"),
+        ({"scoring": {"nsd-tolerance-mm": {"GTV-X": 1}}}, "GTV-X"),
+        ({"methods": {"m": {"fusions": ["rgb"]}}}, "unknown fusion 'rgb'"),
+        ({"methods": {"a.b": {}}}, "method name"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        read_study(write(tmp_path / "s.yaml", **changes))
+
+
+def test_settings_on_the_command_line_win(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path / "s.yaml"), ["seed=5", "methods.box-fill.weights=demo", "split.counts.test=3"])
+    assert study.seed == 5
+    assert study.split.counts == {"train": 1, "test": 3}
+    assert study.methods["box-fill"].weights == "demo"
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed=[", "study.x=1"])
+def test_a_setting_that_cannot_be_applied_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(StudyError):
+        read_study(write(tmp_path / "s.yaml"), [override])
+
+
+def test_a_resolved_study_reads_back_as_itself(tmp_path: Path) -> None:
+    study = builtin_study()
+    path = tmp_path / "study.yaml"
+    path.write_text(study.as_yaml())
+    assert read_study(path) == study
+
+
+def test_missing_and_broken_study_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"nothing\.yaml"):
+        read_study(tmp_path / "nothing.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(StudyError, match=r"broken\.yaml"):
+        read_study(tmp_path / "broken.yaml")
+
+
+def test_an_unknown_method_offers_the_nearest_name() -> None:
+    with pytest.raises(StudyError, match="did you mean litemedsam-zero-shot"):
+        registry.entry(registry.METHODS, "litemedsam-zeroshot")
+
+
+def study(**changes: object) -> Study:
+    return Study.model_validate(BASE | changes)
+
+
+def test_the_studys_arms_are_method_times_fusion() -> None:
+    names = ["box-ellipse", "box-fill", "litemedsam-fine-tuned", "litemedsam-zero-shot"]
+    methods = {name: {"weights": "demo"} for name in names[2:]}
+    arms = plan_arms(study(methods=methods), Path(), ["CT", "PET"], names)
+    assert [arm.name for arm in arms if arm.skip is None] == [
+        "box-ellipse",
+        "box-fill",
+        "litemedsam-fine-tuned.ct-only",
+        "litemedsam-fine-tuned.multimodal",
+        "litemedsam-zero-shot.ct-only",
+        "litemedsam-zero-shot.multimodal",
+    ]
+    assert all(arm.stand_in for arm in arms if arm.adapter.startswith("litemedsam"))
+
+
+def test_a_fusion_that_the_data_cannot_serve_is_a_stated_skip() -> None:
+    arms = plan_arms(
+        study(methods={"litemedsam-zero-shot": {"weights": "demo"}}), Path(), ["CT"], ["litemedsam-zero-shot"]
+    )
+    assert {arm.fusion: arm.skip is None for arm in arms} == {"ct-only": True, "multimodal": False}
+
+
+def test_missing_weights_are_a_skip_under_all_and_an_error_when_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GTVBENCH_WEIGHTS", str(tmp_path))
+    arms = {arm.name: arm for arm in plan_arms(study(), tmp_path, ["CT"], ["all"])}
+    assert "lite_medsam.pth" in str(arms["litemedsam-zero-shot.ct-only"].skip)
+    assert "folder" in str(arms["predictions"].skip)
+    with pytest.raises(BenchError, match=r"lite_medsam\.pth"):
+        plan_arms(study(), tmp_path, ["CT"], ["litemedsam-zero-shot"])
+
+
+def test_one_method_under_two_names_has_one_seed() -> None:
+    methods = {"a": {"method": "box-fill"}, "b": {"method": "box-fill"}}
+    one, other = plan_arms(study(methods=methods), Path(), ["CT"], ["a", "b"])
+    assert one.seed(1) == other.seed(1) != one.seed(2)
+
+
+def test_several_seeds_repeat_the_arms_that_train_only() -> None:
+    methods = {name: {"weights": "demo"} for name in ("litemedsam-fine-tuned", "litemedsam-zero-shot")}
+    arms = plan_arms(study(seeds=2, methods=methods), Path(), ["CT", "PET"], [*methods, "box-fill"])
+    assert sum(arm.adapter == "litemedsam-fine-tuned" for arm in arms) == 4
+    assert sum(arm.adapter == "litemedsam-zero-shot" for arm in arms) == 2
+
+
+def test_an_unknown_option_of_a_method_is_refused_by_name() -> None:
+    with pytest.raises(StudyError, match="epoch: unknown key"):
+        plan_arms(study(methods={"litemedsam-fine-tuned": {"weights": "demo", "epoch": 3}}), Path(), ["CT"], ["all"])
