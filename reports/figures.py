@@ -1,0 +1,230 @@
+"""What the figures show, computed once; `interactive` draws it with plotly, `static` with matplotlib.
+
+Colours: Okabe and Ito (2008), one a method; the marker tells the fusion, and every row is labelled, so that colour
+never carries the message alone. The order leaves black to the text and pale yellow to the seventh method.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from gtvbench.reports.load import Arm
+from gtvbench.reports.tables import PRIMARY_SCOPE, of_scope
+from gtvbench.reports.text import counted, number, visible
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+MARKERS = ("circle", "square", "triangle-up")
+
+#: A distribution is drawn from this many patients on; below it the patients alone are.
+MIN_FOR_VIOLIN = 4
+
+#: Heights in px: one row of a violin panel, its label, and what is above and below the rows.
+ROW, TOP, BOTTOM = 70, 8, 46
+#: Half the height of a violin and of the band of points, and the centre's offset below the row's middle, in rows.
+HALF, SPREAD, SINK = 0.25, 0.17, 0.17
+
+_LONGEST_LABEL = 46
+
+
+@dataclass(frozen=True)
+class Point:
+    """One patient of one row: value on the axis, offset from the row's centre (rows), words for the pointer."""
+
+    x: float
+    offset: float
+    words: str
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm in a violin panel. `outline` holds (value, half-width in rows); quartiles and median of what is drawn."""
+
+    label: str
+    note: str
+    colour: str
+    marker: str
+    points: tuple[Point, ...]
+    outline: tuple[tuple[float, float], ...]
+    quartiles: tuple[float, float, float] | None
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Violins of one metric of one structure; x from 0 to `end`, failed patients in a band beyond `gutter`."""
+
+    id: str
+    title: str
+    axis: str
+    higher_is_better: bool
+    rows: tuple[Row, ...]
+    ticks: tuple[tuple[float, str], ...]
+    end: float
+    gutter: float | None
+
+    @property
+    def height(self) -> int:
+        """Height in px."""
+        return TOP + ROW * len(self.rows) + BOTTOM
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Training and validation loss of one arm by epoch."""
+
+    id: str
+    title: str
+    colour: str
+    epochs: tuple[int, ...]
+    training: tuple[float | None, ...]
+    validation: tuple[float | None, ...]
+    best: int | None
+
+
+def shorten(text: str, longest: int = _LONGEST_LABEL) -> str:
+    """A name for a figure: harmless, and with its middle left out where it is too long."""
+    text = visible(text)
+    if len(text) <= longest:
+        return text
+    keep = longest - 1
+    return f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+
+
+def styles(arms: Sequence[Arm]) -> dict[str, tuple[str, str]]:
+    """Colour (by method) and marker (by fusion) of each arm, in order of appearance."""
+    methods = list(dict.fromkeys(arm.method for arm in arms))
+    fusions = list(dict.fromkeys(arm.fusion for arm in arms))
+    return {
+        arm.name: (
+            OKABE_ITO[methods.index(arm.method) % len(OKABE_ITO)],
+            MARKERS[fusions.index(arm.fusion) % len(MARKERS)],
+        )
+        for arm in arms
+    }
+
+
+def density(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[tuple[float, float], ...]:
+    """Outline of a violin: (value, half-width from 0 to 1), Gaussian kernel, Scott's bandwidth, cut at the extremes.
+
+    Empty where a distribution cannot be drawn: too few values, or no spread.
+    """
+    if len(values) < MIN_FOR_VIOLIN or np.ptp(values) < 1e-6:
+        return ()
+    bandwidth = values.std(ddof=1) * len(values) ** -0.2
+    grid = np.linspace(values.min(), values.max(), 61)
+    heights = np.exp(-0.5 * ((grid[:, None] - values[None, :]) / bandwidth) ** 2).sum(axis=1)
+    heights /= heights.max()
+    return tuple((round(float(x), 5), round(float(h), 4)) for x, h in zip(grid, heights, strict=True))
+
+
+def panel(
+    wide: pd.DataFrame, structure: str, metric: Literal["dsc", "hd95_mm"], arms: Sequence[Arm], number_of: int
+) -> Panel | None:
+    """Violins of `metric` for one structure over the patients that have it; None where there is nobody.
+
+    Failed patients are drawn as crosses: at DSC 0, where they belong, and for HD95 in a band of their own at the right,
+    because the penalty (diagonal of the grid) would squeeze everything else. `number_of` makes the id.
+    """
+    part = of_scope(wide, PRIMARY_SCOPE)
+    part = part[(part["structure"] == structure) & part["present"] & np.isfinite(part[metric])]
+    arms = [arm for arm in arms if (part["arm"] == arm.name).any()]
+    if not arms:
+        return None
+    drawn = part if metric == "dsc" else part[~part["failed"]]
+    end, gutter = (1.0, None) if metric == "dsc" else (_nice_end(drawn[metric]), None)
+    if metric == "hd95_mm" and part["failed"].any():
+        gutter, end = end, end * 1.16
+    lanes = {case: _offset(k) for k, case in enumerate(sorted(set(part["case"])))}
+    style = styles(arms)
+    rows = [_row(part[part["arm"] == arm.name], arm, metric, style[arm.name], lanes, gutter, end) for arm in arms]
+    ticks = [(float(t), f"{t:g}") for t in MaxNLocator(5).tick_values(0, gutter or end) if 0 <= t <= (gutter or end)]
+    if gutter is not None:
+        ticks = [tick for tick in ticks if tick[0] <= 0.93 * gutter] + [((gutter + end) / 2, "failed")]
+    title = {"dsc": "DSC", "hd95_mm": "HD95"}[metric]
+    axis = {"dsc": "DSC (1 is best)", "hd95_mm": "HD95 in mm (0 is best)"}[metric]
+    name = f"{title}, {visible(structure)}"
+    return Panel(f"violin-{number_of}", name, axis, metric == "dsc", tuple(rows), tuple(ticks), end, gutter)
+
+
+def _row(
+    part: pd.DataFrame,
+    arm: Arm,
+    metric: str,
+    style: tuple[str, str],
+    lanes: dict[str, float],
+    gutter: float | None,
+    end: float,
+) -> Row:
+    failed = int(part["failed"].sum())
+    drawn = part if metric == "dsc" else part[~part["failed"]]
+    values = drawn[metric].to_numpy(float)
+    points = []
+    for case, value, lost, status in part[["case", metric, "failed", "status"]].sort_values("case").itertuples(False):
+        x = (gutter + end) / 2 if lost and gutter is not None else float(value)
+        shown = number(value, 3) if metric == "dsc" else f"{number(value, 1)} mm"
+        words = f"{visible(case)}: {shown}" + (f" ({status}, penalty)" if lost else "")
+        points.append(Point(round(x, 5), lanes[case], words, bool(lost)))
+    middle = number(part[metric].mean(), 3) if metric == "dsc" else f"{number(part[metric].median(), 1)} mm"
+    note = f"{'mean' if metric == 'dsc' else 'median'} {middle}, n = {len(part)}"
+    note += f", {failed} failed" if failed else ""
+    return Row(
+        label=shorten(arm.name),
+        note=note,
+        colour=style[0],
+        marker=style[1],
+        points=tuple(points),
+        outline=density(values),
+        quartiles=tuple(float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])) if len(values) else None,  # type: ignore[arg-type]
+        mean=float(values.mean()) if len(values) and metric == "dsc" else None,
+    )
+
+
+def _offset(lane: int) -> float:
+    """A patient keeps its lane in every row, so the eye can follow it; the golden ratio spreads neighbours."""
+    return round(((lane * 0.618034) % 1.0 - 0.5) * 2 * SPREAD, 4)
+
+
+def _nice_end(values: pd.Series[float]) -> float:
+    largest = float(values.max()) if len(values) else 0.0
+    return largest * 1.04 if largest > 0 else 1.0
+
+
+def curves(table: pd.DataFrame, arm: Arm, colour: str, number_of: int) -> Curves:
+    """Losses of one arm; a value that is not finite is a gap."""
+    table = table.sort_values("epoch")
+
+    def column(name: str) -> tuple[float | None, ...]:
+        return tuple(round(float(v), 6) if math.isfinite(v) else None for v in table[name].astype(float))
+
+    return Curves(
+        f"training-{number_of}",
+        f"Training curves of {shorten(arm.name)}",
+        colour,
+        tuple(int(e) for e in table["epoch"]),
+        column("train_loss"),
+        column("validation_loss"),
+        None if arm.best_epoch is None else int(arm.best_epoch),
+    )
+
+
+def panel_reading(panel: Panel) -> str:
+    """One sentence that says how to read a violin panel."""
+    patients = max(len(row.points) for row in panel.rows)
+    lost = sum(point.failed for row in panel.rows for point in row.points)
+    text = f"Each mark is one of {counted(patients, 'case')}, in the same lane in every row; further "
+    text += "right is better" if panel.higher_is_better else "left is better"
+    return f"{text}; {counted(lost, 'cross', 'crosses')} without a usable mask." if lost else f"{text}."
+
+
+def curves_reading(figure: Curves) -> str:
+    """One sentence that says what training curves are, and what they are not."""
+    kept = "" if figure.best is None else f"; the dotted line marks epoch {figure.best}, which was kept"
+    return f"Losses over {counted(len(figure.epochs), 'epoch')} on training and validation patients{kept}; not test results."

@@ -1,0 +1,247 @@
+"""Tables of the page: a frame of numbers in, cells as text and a CSV for download out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from gtvbench.reports import published
+from gtvbench.reports.cost import STAGES, seconds_per_slice
+from gtvbench.reports.load import Run
+from gtvbench.reports.tables import STATUSES, best_arms
+from gtvbench.reports.text import ABSENT, duration, finite, gigabytes, number, percent, redact, signed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, whether it is marked as the best of its column, and whether it is a name or a sentence."""
+
+    text: str
+    strong: bool = False
+    wordy: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: `groups` are (heading, columns) above `head`; the first cell of a row is its heading."""
+
+    id: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    groups: tuple[tuple[str, int], ...] = ()
+    csv: str | None = None
+
+
+def _row(*cells: str | Cell) -> tuple[Cell, ...]:
+    return tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
+
+
+def arms_table(run: Run) -> Table:
+    """What each arm is: status, what it sees, what it was trained on, weights."""
+    rows = []
+    for arm in run.arms:
+        training = "trained here" if arm.trains else "as it is"
+        if arm.trains and arm.cut_schedule:
+            training += f", cut short ({arm.cut_schedule})"
+        weights = str(arm.weights.get("name") or ABSENT)
+        rows.append(
+            _row(
+                arm.name,
+                Cell(arm.status if not arm.reason else f"{arm.status}: {redact(arm.reason)}", wordy=True),
+                Cell(arm.fusion if arm.fusion != "none" else "no image", wordy=True),
+                Cell("box (oracle localisation)" if arm.box_prompted else "none", wordy=True),
+                Cell(training, wordy=True),
+                Cell(f"{weights} (stand-in)" if arm.stand_in else weights, wordy=True),
+            )
+        )
+    head = ("Arm", "Status", "Images", "Prompt", "Training", "Weights")
+    return Table("arms", "The arms: a method with a fusion of images", head, tuple(rows))
+
+
+def status_table(counts: pd.DataFrame) -> Table:
+    """Cases of each status for each arm and structure; a status that nowhere occurs has no column."""
+    used = [s for s in (*STATUSES, "other") if s == "ok" or int(counts[s].sum())]
+    rows = [
+        _row(str(r["arm"]), Cell(str(r["structure"]), wordy=True), str(r["cases"]), *(str(r[s]) for s in used))
+        for r in counts.to_dict("records")
+    ]
+    head = ("Arm", "Structure", "Cases", *used)
+    return Table("status", "Test cases by status, whole volume", head, tuple(rows), csv="status.csv")
+
+
+def score_table(run: Run, summary: pd.DataFrame, structure: str, scope: str, name: str) -> Table:
+    """Scores of one structure and scope, one row an arm."""
+    part = summary[(summary["structure"] == structure) & (summary["scope"] == scope)]
+    best = {
+        column: set(best_arms(part, structure, column, lowest)) if len(part) > 1 else set()
+        for column, lowest in (
+            ("dsc_mean", False), ("dsc_median", False), ("hd95_median_mm", True), ("nsd_mean", False),
+            ("assd_median_mm", True), ("dsc_aggregated", False),
+        )
+    }  # fmt: skip
+
+    def cell(row: Mapping[str, object], column: str, digits: int) -> Cell:
+        return Cell(number(row[column], digits), strong=row["arm"] in best[column])
+
+    rows = []
+    for r in ({str(key): value for key, value in record.items()} for record in part.to_dict("records")):
+        cost = seconds_per_slice(run, str(r["arm"]))
+        rows.append(
+            _row(
+                str(r["arm"]),
+                str(r["n"]),
+                str(r["failed"]),
+                cell(r, "dsc_mean", 3),
+                number(r["dsc_sd"], 3),
+                cell(r, "dsc_median", 3),
+                _interval(r["dsc_q1"], r["dsc_q3"], 3),
+                number(r["dsc_min"], 3),
+                cell(r, "dsc_aggregated", 3),
+                cell(r, "hd95_median_mm", 1),
+                percent(r["hd95_failure_rate"]),
+                cell(r, "nsd_mean", 3),
+                cell(r, "assd_median_mm", 2),
+                signed(r["volume_difference_mean_ml"], 2),
+                duration(cost),
+            )
+        )
+    tolerance = run.tolerance(structure)
+    groups = (
+        ("", 1), ("Cases", 2), ("DSC", 6), ("HD95", 2), (f"NSD at {tolerance:g} mm" if tolerance else "NSD", 1),
+        ("ASSD", 1), ("Volume difference", 1), ("Time", 1),
+    )  # fmt: skip
+    head = (
+        "Arm", "n", "failed", "mean", "SD", "median", "IQR", "min", "pooled", "median, mm", "failed", "mean",
+        "median, mm", "mean, mL", "per slice",
+    )  # fmt: skip
+    where = "whole volume" if scope == "volume" else "prompted slices only"
+    return Table(name, f"{structure}, {where}", head, tuple(rows), groups, csv="summary.csv")
+
+
+def _interval(low: object, high: object, digits: int) -> str:
+    return f"{number(low, digits)} to {number(high, digits)}" if finite(low) else ABSENT
+
+
+def false_positive_table(table: pd.DataFrame) -> Table:
+    """False positives where the reference lacks the structure."""
+    rows = [
+        _row(
+            str(r["arm"]), Cell(str(r["structure"]), wordy=True), str(r["cases"]), str(r["false_positive"]),
+            str(r["no_mask"]), percent(r["rate"]), number(r["volume_median_ml"], 2), number(r["volume_max_ml"], 2),
+        )
+        for r in table.to_dict("records")
+    ]  # fmt: skip
+    head = ("Arm", "Structure", "Cases", "false positive", "no mask", "rate", "median, mL", "largest, mL")
+    caption = "Cases whose reference lacks the structure"
+    return Table("absent", caption, head, tuple(rows), csv="false_positives.csv")
+
+
+def sensitivity_table(table: pd.DataFrame, structure: str, name: str) -> Table:
+    """Mean DSC of one structure under four conventions."""
+    part = table[table["structure"] == structure]
+    rows = [
+        _row(str(r["arm"]), *(number(r[c], 3) for c in ("present", "empty_is_one", "complete", "aggregated")))
+        for r in part.to_dict("records")
+    ]
+    complete = int(part["n_complete"].iloc[0]) if len(part) else 0
+    head = ("Arm", "reference present", "empty counts as 1", f"complete cases (n = {complete})", "aggregated")
+    return Table(name, f"{structure}: mean DSC by convention", head, tuple(rows), csv="sensitivity.csv")
+
+
+def values_table(values: pd.DataFrame, caption: str, digits: int, name: str) -> Table:
+    """The numbers behind a violin panel: a row a case, a column an arm."""
+    rows = [
+        _row(str(case), *(number(value, digits) for value in record))
+        for case, record in zip(values.index, values.to_numpy(float).tolist(), strict=True)
+    ]
+    return Table(name, caption, ("Case", *map(str, values.columns)), tuple(rows), csv="scores.csv")
+
+
+def epochs_table(table: pd.DataFrame) -> Table:
+    """Times of training."""
+    rows = [
+        _row(
+            str(r["arm"]), str(r["epochs"]), duration(r["first_epoch_s"]), duration(r["median_s"]),
+            duration(r["epochs_total_s"]), ABSENT if not finite(r["best_epoch"]) else f"{r['best_epoch']:.0f}",
+            number(r["lowest_validation_loss"], 4), Cell(str(r["schedule"]), wordy=True),
+        )
+        for r in table.to_dict("records")
+    ]  # fmt: skip
+    head = ("Arm", "Epochs", "Epoch 0", "Later epochs, median", "All epochs", "Best epoch", "Lowest loss", "Schedule")
+    return Table("epochs", "Training time; the loss is the validation loss", head, tuple(rows), csv="epochs.csv")
+
+
+def stages_table(table: pd.DataFrame) -> Table:
+    """Times of prediction by stage."""
+    rows = [
+        _row(
+            str(r["arm"]), Cell(STAGES[r["stage"]], wordy=True), str(r["n"]), duration(r["median_s"]),
+            f"{duration(r['q1_s'])} to {duration(r['q3_s'])}", duration(r["p95_s"]),
+        )
+        for r in table.to_dict("records")
+    ]  # fmt: skip
+    head = ("Arm", "Stage", "n", "median", "IQR", "95th percentile")
+    return Table("stages", "Prediction time, one slice at a time", head, tuple(rows), csv="timing.csv")
+
+
+def resources_table(table: pd.DataFrame) -> Table:
+    """Loading, warm-up, throughput and memory."""
+    rows = []
+    for r in table.to_dict("records"):
+        batch = f" ({r['batch_slices']:.0f} a batch)" if finite(r["batch_slices"]) else ""
+        rows.append(
+            _row(
+                str(r["arm"]), Cell(str(r["device"] or ABSENT), wordy=True), duration(r["load_s"]),
+                f"{r['warmup_calls']}", duration(r["first_call_s"]), f"{_rate(r['slices_per_s'])}{batch}",
+                _rate(r["boxes_per_s"]), gigabytes(r["peak_host_bytes"]), gigabytes(r["peak_device_bytes"]),
+            )
+        )  # fmt: skip
+    head = (
+        "Arm", "Device", "Loading", "Warm-up calls", "First call", "Slices a second", "Boxes a second", "Peak memory",
+        "Peak on device",
+    )  # fmt: skip
+    return Table("resources", "Loading, warm-up, batches and memory", head, tuple(rows), csv="resources.csv")
+
+
+def _rate(value: object) -> str:
+    return number(value, 1 if finite(value) and float(str(value)) < 100 else 0)
+
+
+def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
+    """The numbers behind the training curves."""
+    rows = [
+        _row(str(int(r["epoch"])), number(r["train_loss"], 4), number(r["validation_loss"], 4), duration(r["seconds"]))
+        for r in table.sort_values("epoch").to_dict("records")
+    ]
+    head = ("Epoch", "training loss", "validation loss", "time")
+    return Table(name, f"{arm}: every epoch", head, tuple(rows), csv="training.csv")
+
+
+def published_table(run: Run, summary: pd.DataFrame) -> Table:
+    """The study's mean DSC beside ours; arms that only one side has keep their row."""
+    volume = summary[summary["scope"] == "volume"].set_index(["arm", "structure"])
+    head = ["Arm"]
+    groups = [("", 1)]
+    for structure in run.structures:
+        groups.append((structure, 2))
+        head += ["published", "here"]
+    rows = []
+    for (method, fusion), results in published.RESULTS.items():
+        ours = [a for a in run.scored_arms if a.kind == method and fusion in (None, a.fusion)]
+        for arm in ours or [None]:
+            cells = [arm.name if arm else method + (f".{fusion}" if fusion else "")]
+            for structure in run.structures:
+                mean, spread = results[structure]
+                cells.append(f"{mean:.2f} ± {spread:.2f}")
+                here = arm is not None and (arm.name, structure) in volume.index
+                row = volume.loc[(arm.name, structure)] if arm is not None and here else None
+                cells.append(
+                    ABSENT
+                    if row is None
+                    else f"{number(row['dsc_mean'], 2)} ± {number(row['dsc_sd'], 2)} (n = {int(row['n'])})"
+                )
+            rows.append(_row(*cells))
+    return Table("published", "Mean DSC ± SD", tuple(head), tuple(rows), tuple(groups))

@@ -1,0 +1,123 @@
+"""Words and numbers as the page shows them: names made harmless, paths taken out, values rounded."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+#: Shown where a value does not exist.
+ABSENT = "–"
+
+# Control, format (bidirectional marks, zero-width), surrogate and separator characters: they could hide or reorder
+# the text around them, or break a line of it.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+_ROOT = r"(?:~?/|[A-Za-z]:[\\/]|\\\\|\.{1,2}[\\/])"
+_QUOTED_PATH = re.compile(rf"""(["'])(?:file://)?{_ROOT}[^"'\n]*\1""")
+_FILE_LINE = re.compile(r"(?m)^(\s*file:[ \t]+)(\S.*)$")
+_BARE_PATH = re.compile(rf"""(https?://[^\s"'<>]+)|(?<![\w./\\…])(?:file://)?{_ROOT}[^\s"'<>|,;:()\[\]{{}}]*[\w~%+-]""")
+
+
+def visible(text: str) -> str:
+    """Text in which every invisible or reordering character is spelt out, for example a line break as \\n."""
+    return "".join(c if unicodedata.category(c) not in _INVISIBLE else _spelt(c) for c in text)
+
+
+def _spelt(char: str) -> str:
+    short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return short.get(char, f"\\u{ord(char):04x}")
+
+
+def _base(path: str) -> str:
+    parts = [part for part in re.split(r"[\\/]+", path.strip("\"' \t")) if part]
+    return f"…/{parts[-1]}" if parts else "…"
+
+
+def redact(text: str) -> str:
+    """Text in which paths keep their last part only: reports travel, and folders name people and machines.
+
+    Web addresses stay. A path with blanks is recognised inside quotes and on the `file:` line of an error.
+    """
+    text = _FILE_LINE.sub(lambda m: m.group(1) + _base(m.group(2)), text)
+    text = _QUOTED_PATH.sub(lambda m: m.group(1) + _base(m.group(0)) + m.group(1), text)
+    return _BARE_PATH.sub(lambda m: m.group(1) or _base(m.group(0)), text)
+
+
+def redact_all(value: Any) -> Any:
+    """`redact` on every string inside lists and mappings; other values as they are."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redact(str(key)): redact_all(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_all(item) for item in value]
+    return value
+
+
+def finite(value: Any) -> bool:
+    """Whether a value is a number that is neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int) -> str:
+    """A number with a fixed count of decimals; a dash where there is none; minus zero is zero."""
+    if not finite(value):
+        return ABSENT
+    text = f"{float(value):.{digits}f}"
+    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+
+
+def signed(value: Any, digits: int) -> str:
+    """A number with its sign, zero without."""
+    text = number(value, digits)
+    return text if not finite(value) or value <= 0 or float(f"{value:.{digits}f}") == 0 else f"+{text}"
+
+
+def percent(value: Any) -> str:
+    """A share from 0 to 1 as whole per cent, with one decimal where it would round to 0 or 100 without being it."""
+    if not finite(value):
+        return ABSENT
+    whole = round(100 * value)
+    exact = whole not in (0, 100) or value in (0, 1)
+    return f"{whole} %" if exact else f"{100 * value:.1f} %"
+
+
+def duration(seconds: Any) -> str:
+    """A time in the unit that suits it: 12.3 ms, 1.23 s, 2 min 05 s, 1 h 12 min."""
+    if not finite(seconds):
+        return ABSENT
+    if seconds < 0.9995:
+        return f"{_three(1000 * seconds)} ms"
+    if seconds < 119.5:
+        return f"{_three(seconds)} s"
+    whole = round(seconds)
+    if whole < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 4)}f}"
+
+
+def gigabytes(count: Any) -> str:
+    """Bytes as GB (10^9 bytes)."""
+    return f"{count / 1e9:.2f} GB" if finite(count) else ABSENT
+
+
+def listed(names: list[str]) -> str:
+    """Names as a sentence lists them: a, b and c."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun: 1 patient, 2 patients."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
