@@ -90,7 +90,7 @@ def write_volume(array: npt.NDArray[Any], grid: Grid, path: Path, compress: bool
     try:
         sitk.WriteImage(to_image(array, grid), str(part), compress and suffix != ".nii")
         # ITK's compressor reports a full disk late or not at all: read the header and voxels back before believing it.
-        back = sitk.GetArrayViewFromImage(sitk.ReadImage(str(part)))
+        back = sitk.GetArrayFromImage(sitk.ReadImage(str(part)))
         if back.shape != array.shape or not np.array_equal(back, array):
             raise RuntimeError("what was read back differs from what was written")
         with part.open("rb") as stream:
