@@ -1,0 +1,171 @@
+"""Make a case of files: reference image and masks, the other modalities brought to its grid, an optional re-crop."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_validator
+
+from gtvbench.bench.core.cases import SourceCase
+from gtvbench.bench.core.digest import generator_from
+from gtvbench.bench.core.errors import DataError, StudyError
+from gtvbench.bench.core.fusion import BACKGROUND, MODALITIES
+from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.structures import Structure
+from gtvbench.bench.nifti import read_volume
+from gtvbench.datasets.base import SourceOptions
+from gtvbench.datasets.masks import MaskFile, merged_label
+from gtvbench.datasets.resample import canonicalised, image_to_grid
+
+#: Shares of the grid covered that round to the whole.
+FULL_COVERAGE = 0.9999
+
+Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+class CropOptions(SourceOptions):
+    """Re-crop of a grid that gives the tumour away: each of its six faces is drawn anew, independently.
+
+    A face lies between `margin-mm`[0] and [1] beyond the bounding box of the whole reference, uniformly, from a seed
+    made of `seed`, case and face; never beyond the image. Use it only on data that were cropped around the reference.
+    """
+
+    margin_mm: tuple[float, float] = (5.0, 50.0)
+    seed: int = Field(0, ge=0)
+
+    @field_validator("margin_mm")
+    @classmethod
+    def _is_range(cls, margin: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= margin[0] <= margin[1]:
+            raise ValueError("'margin-mm' is [LOW, HIGH] with 0 <= LOW <= HIGH")
+        return margin
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case: `images` by modality, `reference` naming the one that carries the grid, and masks."""
+
+    name: str
+    patient: str
+    images: Mapping[str, Path]
+    reference: str
+    masks: Sequence[MaskFile]
+
+
+def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOptions | None = None) -> SourceCase:
+    """Read a case onto the grid of its reference modality, in canonical orientation.
+
+    Raises DataError, naming case and file, for unreadable files, NaN, unknown label values, and grids that have nothing
+    in common.
+    """
+    volume = read_volume(files.images[files.reference], files.name)
+    original = volume.grid
+    turned, turn = canonicalised(volume)
+    grid, array = turned.grid, turned.array
+    label, notes = merged_label(files.masks, grid, structures, files.name)
+    if crop is not None and label.any():
+        bounds = crop_bounds(label, grid.spacing, crop, files.name)
+        cut = tuple(slice(a, b) for a, b in bounds)
+        label, array = np.ascontiguousarray(label[cut]), array[cut]
+        original = cropped(original, _in_original(bounds, grid, turn))
+        notes.append(
+            f"re-cropped off-centre from {_size(grid)} to {_size(turn.apply_to_grid(original))} voxels (z, y, x): each "
+            f"face {crop.margin_mm[0]:g} to {crop.margin_mm[1]:g} mm beyond the reference, seed {crop.seed}"
+        )
+        grid = turn.apply_to_grid(original)
+    images: dict[str, npt.NDArray[np.float32]] = {}
+    coverage: dict[str, float] = {}
+    for modality in (m for m in MODALITIES if m in files.images):
+        if modality == files.reference:
+            images[modality], coverage[modality] = np.ascontiguousarray(array, np.float32), 1.0
+            continue
+        path = files.images[modality]
+        images[modality], share = image_to_grid(
+            read_volume(path, files.name), grid, BACKGROUND[modality], case=files.name, file=path
+        )
+        coverage[modality] = 1.0 if share > FULL_COVERAGE else share
+        if coverage[modality] < 1:
+            notes.append(f"{modality} covers {100 * share:.0f} % of the grid; the rest holds {BACKGROUND[modality]:g}")
+    return SourceCase(
+        files.name, files.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes)
+    )
+
+
+def crop_bounds(label: npt.NDArray[np.uint8], spacing: Sequence[float], crop: CropOptions, case: str) -> Bounds:
+    """First and last-plus-one voxel along each axis of the re-crop of a case."""
+    found = []
+    for axis in range(3):
+        rest = tuple(a for a in range(3) if a != axis)
+        filled = np.flatnonzero(label.any(axis=rest))
+        ends = []
+        for face in ("low", "high"):
+            rng = generator_from(crop.seed, "crop", case, axis, face)
+            ends.append(int(np.floor(rng.uniform(*crop.margin_mm) / spacing[axis] + 0.5)))
+        found.append((max(0, int(filled[0]) - ends[0]), min(label.shape[axis], int(filled[-1]) + 1 + ends[1])))
+    return found[0], found[1], found[2]
+
+
+def cropped(grid: Grid, bounds: Bounds) -> Grid:
+    """The part of a grid between voxel bounds, at its place."""
+    x, y, z = (float(v) for v in grid.world([low for low, _ in bounds]))
+    (a, b), (c, d), (e, f) = bounds
+    return Grid((b - a, d - c, f - e), grid.spacing, (x, y, z), grid.direction)
+
+
+def patient_of(case: str, pattern: str | None) -> str:
+    """The patient of a case: its name, or the first group of the `patient-regex` in it."""
+    if pattern is None:
+        return case
+    match = re.search(pattern, case)
+    if match is None or not match.groups() or not match.group(1):
+        raise DataError(
+            f"the case's name does not match 'patient-regex' ({pattern})",
+            case=case,
+            remedy="its first group must find the patient in every case's name, for example '^([^_]+)'",
+        )
+    return match.group(1)
+
+
+def check_regex(pattern: str | None) -> str | None:
+    """Validate a `patient-regex` option."""
+    if pattern is None:
+        return None
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"'patient-regex' is not a regular expression ({error})") from error
+    if groups < 1:
+        raise ValueError("'patient-regex' needs a group, for example '^([^_]+)'")
+    return pattern
+
+
+def check_modalities(names: Sequence[str]) -> None:
+    """Raise StudyError for names that are no modality."""
+    for name in names:
+        if name not in MODALITIES:
+            raise StudyError(f"unknown modality {name!r}", remedy=f"use one of {', '.join(MODALITIES)}")
+
+
+def stamp(path: Path, base: Path) -> tuple[str, list[int]]:
+    """What identifies an input file: its path below `base`, and [size, modification time in ns]."""
+    state = path.stat()
+    name = path.relative_to(base) if path.is_relative_to(base) else path
+    return name.as_posix(), [state.st_size, state.st_mtime_ns]
+
+
+def _in_original(bounds: Bounds, grid: Grid, turn: Reorientation) -> Bounds:
+    """Bounds along the canonical axes as bounds along the file's own."""
+    own: list[tuple[int, int]] = [(0, 0)] * 3
+    for axis, (source, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
+        low, high = bounds[axis]
+        own[source] = (grid.shape[axis] - high, grid.shape[axis] - low) if flip else (low, high)
+    return own[0], own[1], own[2]
+
+
+def _size(grid: Grid) -> str:
+    return " x ".join(str(n) for n in grid.shape)
