@@ -8,12 +8,12 @@ from gtvbench.reports.load import Run
 
 #: Stages of the timing table that are summarised as a distribution, and what one observation is.
 STAGES = {
-    "encode": "encode, per slice",
-    "decode": "decode, per slice",
-    "slice": "encode + decode, per slice",
-    "box": "encode + decode, per box",
-    "segment": "whole volume",
-    "case": "whole case, with reading and fusing",
+    "encode": "Encode, per slice",
+    "decode": "Decode, per slice",
+    "slice": "Both, per slice",
+    "box": "Both, per box",
+    "segment": "Network, per volume",
+    "case": "Whole case",
 }
 
 
@@ -54,7 +54,9 @@ def _observations(run: Run, arm: str) -> dict[str, pd.Series[float]]:
     timing = run.timing.get(arm)
     if timing is None:
         return {}
-    found = {stage: timing.loc[timing["stage"] == stage, "seconds"] for stage in ("encode", "decode", "segment", "case")}
+    found = {
+        stage: timing.loc[timing["stage"] == stage, "seconds"] for stage in ("encode", "decode", "segment", "case")
+    }
     walked = timing[timing["stage"].isin(["encode", "decode"])]
     if len(walked):
         found["slice"] = walked.groupby(["case", "slice"])["seconds"].sum()
@@ -105,7 +107,7 @@ def resources(run: Run) -> pd.DataFrame:
     rows = []
     for arm in run.arms:
         timing = run.timing.get(arm.name)
-        if timing is None and arm.peak_host_bytes is None:
+        if arm.status == "skipped" or (timing is None and arm.peak_host_bytes is None):
             continue
         by_stage = {} if timing is None else {str(stage): part for stage, part in timing.groupby("stage")}
         load, warm, batched = by_stage.get("load"), by_stage.get("warmup"), by_stage.get("throughput")

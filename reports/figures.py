@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
@@ -27,8 +27,8 @@ MIN_FOR_VIOLIN = 4
 
 #: Heights in px: one row of a violin panel, its label, and what is above and below the rows.
 ROW, TOP, BOTTOM = 70, 8, 46
-#: Half the height of a violin and of the band of points, and the centre's offset below the row's middle, in rows.
-HALF, SPREAD, SINK = 0.25, 0.17, 0.17
+#: In rows: half the height of a violin, the band of points beside its centre (from, to), the centre below the middle.
+HALF, BAND, SINK = 0.26, (0.075, 0.19), 0.17
 
 _LONGEST_LABEL = 46
 
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in a violin panel. `outline` holds (value, half-width in rows); quartiles and median of what is drawn."""
+    """One arm in a violin panel. `outline` holds (value, half-width from 0 to 1)."""
 
     label: str
     note: str
@@ -53,7 +53,7 @@ class Row:
     marker: str
     points: tuple[Point, ...]
     outline: tuple[tuple[float, float], ...]
-    quartiles: tuple[float, float, float] | None
+    quartiles: tuple[float, float, float]
     mean: float | None
 
 
@@ -111,7 +111,7 @@ def styles(arms: Sequence[Arm]) -> dict[str, tuple[str, str]]:
     }
 
 
-def density(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[tuple[float, float], ...]:
+def density(values: npt.NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
     """Outline of a violin: (value, half-width from 0 to 1), Gaussian kernel, Scott's bandwidth, cut at the extremes.
 
     Empty where a distribution cannot be drawn: too few values, or no spread.
@@ -125,12 +125,10 @@ def density(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[tuple
     return tuple((round(float(x), 5), round(float(h), 4)) for x, h in zip(grid, heights, strict=True))
 
 
-def panel(
-    wide: pd.DataFrame, structure: str, metric: Literal["dsc", "hd95_mm"], arms: Sequence[Arm], number_of: int
-) -> Panel | None:
-    """Violins of `metric` for one structure over the patients that have it; None where there is nobody.
+def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], number_of: int) -> Panel | None:
+    """Violins of `metric` (dsc or hd95_mm) for one structure over the cases that have it, or None.
 
-    Failed patients are drawn as crosses: at DSC 0, where they belong, and for HD95 in a band of their own at the right,
+    Failed cases are drawn as crosses: at DSC 0, where they belong, and for HD95 in a band of their own at the right,
     because the penalty (diagonal of the grid) would squeeze everything else. `number_of` makes the id.
     """
     part = of_scope(wide, PRIMARY_SCOPE)
@@ -165,10 +163,12 @@ def _row(
 ) -> Row:
     failed = int(part["failed"].sum())
     drawn = part if metric == "dsc" else part[~part["failed"]]
-    values = drawn[metric].to_numpy(float)
+    lost_at = None if gutter is None else (gutter + end) / 2
+    # Quartiles are those of the table, over all cases: one that falls on a penalty is drawn in the band.
+    quartiles = np.minimum(np.quantile(part[metric], [0.25, 0.5, 0.75]), math.inf if lost_at is None else lost_at)
     points = []
     for case, value, lost, status in part[["case", metric, "failed", "status"]].sort_values("case").itertuples(False):
-        x = (gutter + end) / 2 if lost and gutter is not None else float(value)
+        x = lost_at if lost and lost_at is not None else float(value)
         shown = number(value, 3) if metric == "dsc" else f"{number(value, 1)} mm"
         words = f"{visible(case)}: {shown}" + (f" ({status}, penalty)" if lost else "")
         points.append(Point(round(x, 5), lanes[case], words, bool(lost)))
@@ -181,15 +181,19 @@ def _row(
         colour=style[0],
         marker=style[1],
         points=tuple(points),
-        outline=density(values),
-        quartiles=tuple(float(q) for q in np.quantile(values, [0.25, 0.5, 0.75])) if len(values) else None,  # type: ignore[arg-type]
-        mean=float(values.mean()) if len(values) and metric == "dsc" else None,
+        outline=density(drawn[metric].to_numpy(float)),
+        quartiles=(float(quartiles[0]), float(quartiles[1]), float(quartiles[2])),
+        mean=float(part[metric].mean()) if metric == "dsc" else None,
     )
 
 
 def _offset(lane: int) -> float:
-    """A patient keeps its lane in every row, so the eye can follow it; the golden ratio spreads neighbours."""
-    return round(((lane * 0.618034) % 1.0 - 0.5) * 2 * SPREAD, 4)
+    """A patient keeps its lane in every row, so the eye can follow it; the middle is left to quartiles and mean.
+
+    Lanes alternate above and below, and the golden ratio spreads neighbours.
+    """
+    low, high = BAND
+    return round((1 if lane % 2 == 0 else -1) * (low + (lane * 0.618034) % 1.0 * (high - low)), 4)
 
 
 def _nice_end(values: pd.Series[float]) -> float:
@@ -227,4 +231,5 @@ def panel_reading(panel: Panel) -> str:
 def curves_reading(figure: Curves) -> str:
     """One sentence that says what training curves are, and what they are not."""
     kept = "" if figure.best is None else f"; the dotted line marks epoch {figure.best}, which was kept"
-    return f"Losses over {counted(len(figure.epochs), 'epoch')} on training and validation patients{kept}; not test results."
+    epochs = counted(len(figure.epochs), "epoch")
+    return f"Losses over {epochs} on training and validation patients{kept}; not test results."

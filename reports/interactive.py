@@ -37,7 +37,8 @@ def violins(panel: Panel) -> dict[str, Any]:
     notes: list[dict[str, Any]] = []
     for index, row in enumerate(panel.rows):
         data += _row_traces(row, -float(index))
-        place = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top", "showarrow": False, "align": "left"}
+        place = {"xref": "paper", "x": 0, "xanchor": "left", "yanchor": "top", "showarrow": False}
+        place |= {"align": "left", "bgcolor": "@paper", "borderpad": 0}
         notes.append({**place, "y": 0.5 - index, "text": f"<b>{html.escape(row.label)}</b>"})
         notes.append(
             {
@@ -84,22 +85,22 @@ def _row_traces(row: Row, middle: float) -> list[dict[str, Any]]:
                 "fillcolor": _clear(row.colour), "line": {"color": row.colour, "width": 1.25},
             }
         )  # fmt: skip
-    if row.quartiles is not None:
-        low, median, high = row.quartiles
-        traces.append({**silent, "x": [low, high], "y": [centre, centre], "line": {"color": "@ink", "width": 3}})
+    low, median, high = row.quartiles
+    upright = [round(centre - 0.14, 4), round(centre + 0.14, 4)]
+    traces.append({**silent, "x": [low, high], "y": [centre, centre], "line": {"color": "@ink", "width": 3}})
+    traces.append({**silent, "x": [median, median], "y": upright, "line": {"color": "@ink", "width": 2.5}})
+    if row.mean is not None:
         traces.append(
             {
-                **silent,
-                "x": [median, median],
-                "y": [centre - 0.14, centre + 0.14],
-                "line": {"color": "@ink", "width": 2.5},
+                "type": "scatter", "mode": "markers", "hoverinfo": "skip", "x": [row.mean], "y": [centre],
+                "marker": {"symbol": "diamond", "size": 8, "color": "@paper", "line": {"color": "@ink", "width": 1.5}},
             }
-        )
+        )  # fmt: skip
     for failed in (False, True):
         points = [p for p in row.points if p.failed == failed]
         if not points:
             continue
-        marker: dict[str, Any] = {"symbol": row.marker, "size": 7, "color": row.colour, "opacity": 0.9}
+        marker: dict[str, Any] = {"symbol": row.marker, "size": 7.5, "color": row.colour, "opacity": 0.9}
         marker["line"] = {"color": "@paper", "width": 0.75}
         if failed:
             marker = {"symbol": "x-thin", "size": 8, "line": {"color": "@ink", "width": 1.75}}
@@ -108,13 +109,6 @@ def _row_traces(row: Row, middle: float) -> list[dict[str, Any]]:
                 "type": "scatter", "mode": "markers", "cliponaxis": False, "hoverinfo": "text", "marker": marker,
                 "x": [p.x for p in points], "y": [round(centre + p.offset, 4) for p in points],
                 "hovertext": [f"{html.escape(row.label)}<br>{html.escape(p.words)}" for p in points],
-            }
-        )  # fmt: skip
-    if row.mean is not None:
-        traces.append(
-            {
-                "type": "scatter", "mode": "markers", "hoverinfo": "skip", "x": [row.mean], "y": [centre],
-                "marker": {"symbol": "diamond", "size": 9, "color": "@paper", "line": {"color": "@ink", "width": 1.75}},
             }
         )  # fmt: skip
     return traces

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from gtvbench.reports import published
-from gtvbench.reports.cost import STAGES, seconds_per_slice
+from gtvbench.reports.cost import STAGES
 from gtvbench.reports.load import Run
 from gtvbench.reports.tables import STATUSES, best_arms
 from gtvbench.reports.text import ABSENT, duration, finite, gigabytes, number, percent, redact, signed
@@ -62,18 +63,25 @@ def arms_table(run: Run) -> Table:
 
 
 def status_table(counts: pd.DataFrame) -> Table:
-    """Cases of each status for each arm and structure; a status that nowhere occurs has no column."""
-    used = [s for s in (*STATUSES, "other") if s == "ok" or int(counts[s].sum())]
+    """Cases of each status, one row an arm; a status that no arm has for a structure gets no column there."""
+    groups, head, columns = [("", 1)], ["Arm"], []
+    for structure, part in counts.groupby("structure", sort=False):
+        used = [s for s in (*STATUSES, "other") if s == "ok" or int(part[s].sum())]
+        groups.append((str(structure), len(used)))
+        head += used
+        columns += [(structure, status) for status in used]
+    indexed = counts.set_index(["arm", "structure"])
     rows = [
-        _row(str(r["arm"]), Cell(str(r["structure"]), wordy=True), str(r["cases"]), *(str(r[s]) for s in used))
-        for r in counts.to_dict("records")
+        _row(arm, *(str(indexed[status].get((arm, structure), ABSENT)) for structure, status in columns))
+        for arm in dict.fromkeys(counts["arm"].astype(str))
     ]
-    head = ("Arm", "Structure", "Cases", *used)
-    return Table("status", "Test cases by status, whole volume", head, tuple(rows), csv="status.csv")
+    return Table("status", "Test cases by status, whole volume", tuple(head), tuple(rows), tuple(groups), "status.csv")
 
 
-def score_table(run: Run, summary: pd.DataFrame, structure: str, scope: str, name: str) -> Table:
-    """Scores of one structure and scope, one row an arm."""
+def score_table(
+    run: Run, summary: pd.DataFrame, structure: str, scope: str, costs: Mapping[str, float | None], name: str
+) -> Table:
+    """Scores of one structure and scope, one row an arm; `costs` are seconds for one slice."""
     part = summary[(summary["structure"] == structure) & (summary["scope"] == scope)]
     best = {
         column: set(best_arms(part, structure, column, lowest)) if len(part) > 1 else set()
@@ -88,14 +96,12 @@ def score_table(run: Run, summary: pd.DataFrame, structure: str, scope: str, nam
 
     rows = []
     for r in ({str(key): value for key, value in record.items()} for record in part.to_dict("records")):
-        cost = seconds_per_slice(run, str(r["arm"]))
         rows.append(
             _row(
                 str(r["arm"]),
                 str(r["n"]),
                 str(r["failed"]),
-                cell(r, "dsc_mean", 3),
-                number(r["dsc_sd"], 3),
+                Cell(f"{number(r['dsc_mean'], 3)} ± {number(r['dsc_sd'], 3)}", r["arm"] in best["dsc_mean"]),
                 cell(r, "dsc_median", 3),
                 _interval(r["dsc_q1"], r["dsc_q3"], 3),
                 number(r["dsc_min"], 3),
@@ -105,17 +111,17 @@ def score_table(run: Run, summary: pd.DataFrame, structure: str, scope: str, nam
                 cell(r, "nsd_mean", 3),
                 cell(r, "assd_median_mm", 2),
                 signed(r["volume_difference_mean_ml"], 2),
-                duration(cost),
+                duration(costs.get(str(r["arm"]))),
             )
         )
     tolerance = run.tolerance(structure)
     groups = (
-        ("", 1), ("Cases", 2), ("DSC", 6), ("HD95", 2), (f"NSD at {tolerance:g} mm" if tolerance else "NSD", 1),
+        ("", 1), ("Cases", 2), ("DSC", 5), ("HD95", 2), ("NSD", 1),
         ("ASSD", 1), ("Volume difference", 1), ("Time", 1),
     )  # fmt: skip
     head = (
-        "Arm", "n", "failed", "mean", "SD", "median", "IQR", "min", "pooled", "median, mm", "failed", "mean",
-        "median, mm", "mean, mL", "per slice",
+        "Arm", "n", "failed", "mean ± SD", "median", "IQR", "min", "pooled", "median, mm", "failed",
+        f"mean, at {tolerance:g} mm" if tolerance is not None else "mean", "median, mm", "mean, mL", "per slice",
     )  # fmt: skip
     where = "whole volume" if scope == "volume" else "prompted slices only"
     return Table(name, f"{structure}, {where}", head, tuple(rows), groups, csv="summary.csv")
@@ -175,7 +181,7 @@ def epochs_table(table: pd.DataFrame) -> Table:
 
 
 def stages_table(table: pd.DataFrame) -> Table:
-    """Times of prediction by stage."""
+    """Times of prediction, every stage."""
     rows = [
         _row(
             str(r["arm"]), Cell(STAGES[r["stage"]], wordy=True), str(r["n"]), duration(r["median_s"]),
@@ -184,7 +190,23 @@ def stages_table(table: pd.DataFrame) -> Table:
         for r in table.to_dict("records")
     ]  # fmt: skip
     head = ("Arm", "Stage", "n", "median", "IQR", "95th percentile")
-    return Table("stages", "Prediction time, one slice at a time", head, tuple(rows), csv="timing.csv")
+    return Table("stages", "Every stage", head, tuple(rows), csv="timing.csv")
+
+
+def prediction_table(table: pd.DataFrame) -> Table:
+    """Times of prediction, one row an arm: median and 95th percentile of each stage."""
+    used = [stage for stage in STAGES if (table["stage"] == stage).any()]
+    indexed = table.set_index(["arm", "stage"])
+    rows = []
+    for arm in dict.fromkeys(table["arm"].astype(str)):
+        cells = [arm]
+        for stage in used:
+            known = (arm, stage) in indexed.index
+            cells += [duration(indexed.loc[(arm, stage), c]) if known else ABSENT for c in ("median_s", "p95_s")]
+        rows.append(_row(*cells))
+    groups = (("", 1), *((STAGES[stage], 2) for stage in used))
+    head = ("Arm", *["median", "95th percentile"] * len(used))
+    return Table("prediction", "Prediction time, one slice at a time", head, tuple(rows), groups, csv="timing.csv")
 
 
 def resources_table(table: pd.DataFrame) -> Table:
@@ -222,7 +244,8 @@ def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
 
 def published_table(run: Run, summary: pd.DataFrame) -> Table:
     """The study's mean DSC beside ours; arms that only one side has keep their row."""
-    volume = summary[summary["scope"] == "volume"].set_index(["arm", "structure"])
+    records = summary[summary["scope"] == "volume"].to_dict("records")
+    volume = {(str(r["arm"]), str(r["structure"])): r for r in records}
     head = ["Arm"]
     groups = [("", 1)]
     for structure in run.structures:
@@ -230,18 +253,17 @@ def published_table(run: Run, summary: pd.DataFrame) -> Table:
         head += ["published", "here"]
     rows = []
     for (method, fusion), results in published.RESULTS.items():
-        ours = [a for a in run.scored_arms if a.kind == method and fusion in (None, a.fusion)]
-        for arm in ours or [None]:
-            cells = [arm.name if arm else method + (f".{fusion}" if fusion else "")]
+        ours = [a.name for a in run.scored_arms if a.kind == method and fusion in (None, a.fusion)]
+        for name in ours or [method + (f".{fusion}" if fusion else "")]:
+            cells = [name]
             for structure in run.structures:
                 mean, spread = results[structure]
                 cells.append(f"{mean:.2f} ± {spread:.2f}")
-                here = arm is not None and (arm.name, structure) in volume.index
-                row = volume.loc[(arm.name, structure)] if arm is not None and here else None
-                cells.append(
-                    ABSENT
-                    if row is None
-                    else f"{number(row['dsc_mean'], 2)} ± {number(row['dsc_sd'], 2)} (n = {int(row['n'])})"
-                )
+                row = volume.get((name, structure)) if ours else None
+                cells.append(_mean_sd(row) if row is not None else ABSENT)
             rows.append(_row(*cells))
     return Table("published", "Mean DSC ± SD", tuple(head), tuple(rows), tuple(groups))
+
+
+def _mean_sd(row: Mapping[Any, Any]) -> str:
+    return f"{number(row['dsc_mean'], 2)} ± {number(row['dsc_sd'], 2)} (n = {row['n']})"

@@ -160,9 +160,7 @@ def read_run(folder: Path) -> Run:
     try:
         arms = tuple(Arm.from_record(record) for record in records)
     except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            "a record of an arm cannot be read", file=folder / "arms.json", remedy=_UNFINISHED
-        ) from error
+        raise StoreError("a record of an arm cannot be read", file=folder / "arms.json", remedy=_UNFINISHED) from error
     return Run(
         study=_read(folder / "study.yaml", _yaml_mapping),
         provenance=_read(folder / "provenance.json", _json_mapping),
@@ -204,7 +202,7 @@ def _optional(path: Path, read: Callable[[Path], pd.DataFrame], columns: tuple[s
 
 
 def _frame(path: Path, read: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
-    table = _read(path, read)
+    table: pd.DataFrame = _read(path, read)
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise StoreError(

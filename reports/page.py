@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,7 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
     summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
     volume = summary[summary["scope"] == tables.PRIMARY_SCOPE]
     stability = tables.sensitivity(wide, arms, run.structures)
+    costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     frames = {
         "scores.csv": run.scores,
         "summary.csv": summary,
@@ -79,10 +80,7 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
         "timing.csv": cost.stage_summary(run),
         "resources.csv": cost.resources(run),
         "training.csv": _all_epochs(run),
-        "failures.csv": pd.DataFrame(
-            [{k: redact(str(f.get(k) or "")) for k in ("step", "arm", "case", "status", "message")} for f in run.failures],
-            columns=["step", "arm", "case", "status", "message"],
-        ),
+        "failures.csv": _failures(run),
     }
     data = {name: frame.to_csv(index=False, lineterminator="\n") for name, frame in frames.items()}
     violins, specifications = _violins(run, wide, data)
@@ -91,12 +89,12 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
         "run": run,
         "banners": prose.banners(run, wide, summary),
         "findings": prose.findings(run, wide, volume),
-        "remarks": prose.remarks(run, wide, stability),
+        "remarks": prose.remarks(run, costs, stability),
         "presence": tables.presence(wide, run.structures),
         "prompts": _prompt_counts(run),
         "arms": layout.arms_table(run),
         "status": layout.status_table(frames["status.csv"]),
-        "scores": [_score_section(run, summary, structure, k) for k, structure in enumerate(run.structures)],
+        "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
         "violins": violins,
         "absent": layout.false_positive_table(frames["false_positives.csv"]),
         "stability": [
@@ -104,6 +102,7 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
             for k, s in enumerate(run.structures)
         ],
         "epochs": layout.epochs_table(frames["epochs.csv"]),
+        "prediction": layout.prediction_table(frames["timing.csv"]),
         "stages": layout.stages_table(frames["timing.csv"]),
         "resources": layout.resources_table(frames["resources.csv"]),
         "training": training,
@@ -123,20 +122,24 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
     return page, data
 
 
-def _score_section(run: Run, summary: pd.DataFrame, structure: str, index: int) -> dict[str, Any]:
-    return {
-        "primary": layout.score_table(run, summary, structure, tables.PRIMARY_SCOPE, f"scores-{index}"),
-        "secondary": layout.score_table(run, summary, structure, tables.SECONDARY_SCOPE, f"scores-prompted-{index}"),
-    }
+def _score_section(
+    run: Run, summary: pd.DataFrame, costs: Mapping[str, float | None], structure: str, index: int
+) -> dict[str, Any]:
+    def table(scope: str, name: str) -> layout.Table:
+        return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
+
+    primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
+    return {"structure": structure, "primary": primary, "secondary": secondary}
 
 
 def _violins(run: Run, wide: pd.DataFrame, data: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Violin panels for the template, and their plotly specifications; the SVG files are added to `data`."""
-    shown, specifications = [], []
+    shown: list[dict[str, Any]] = []
+    specifications: list[dict[str, Any]] = []
     for structure in run.structures:
         for metric, name, digits in (("dsc", "DSC", 3), ("hd95_mm", "HD95 in mm", 1)):
             arms = run.scored_arms
-            panel = figures.panel(wide, structure, metric, arms, len(shown))  # type: ignore[arg-type]
+            panel = figures.panel(wide, structure, metric, arms, len(shown))
             if panel is None:
                 continue
             svg = static.violins(panel)
@@ -150,7 +153,9 @@ def _violins(run: Run, wide: pd.DataFrame, data: dict[str, str]) -> tuple[list[d
                     "height": panel.height,
                     "reading": figures.panel_reading(panel),
                     "svg": Markup(static.inline(svg, panel.id)),
-                    "table": layout.values_table(values, f"{structure}: {name} of every case", digits, f"{panel.id}-values"),
+                    "table": layout.values_table(
+                        values, f"{structure}: {name} of every case", digits, f"{panel.id}-values"
+                    ),
                 }
             )
     return shown, specifications
@@ -158,7 +163,8 @@ def _violins(run: Run, wide: pd.DataFrame, data: dict[str, str]) -> tuple[list[d
 
 def _training(run: Run, data: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Training curves for the template, and their plotly specifications; the SVG files are added to `data`."""
-    shown, specifications = [], []
+    shown: list[dict[str, Any]] = []
+    specifications: list[dict[str, Any]] = []
     colours = figures.styles(run.arms)
     for arm in run.arms:
         if arm.name not in run.epochs:
@@ -178,6 +184,13 @@ def _training(run: Run, data: dict[str, str]) -> tuple[list[dict[str, Any]], lis
             }
         )
     return shown, specifications
+
+
+def _failures(run: Run) -> pd.DataFrame:
+    """The failed steps without their tracebacks."""
+    columns = ["step", "arm", "case", "status", "message"]
+    rows = [{column: redact(str(failure.get(column) or "")) for column in columns} for failure in run.failures]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _all_epochs(run: Run) -> pd.DataFrame:
@@ -265,6 +278,6 @@ def _replace(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         part.write_bytes(text.encode(errors="backslashreplace"))
-        os.replace(part, path)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -6,14 +6,15 @@ in how many patients, and what the prompt alone would have given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports.cost import seconds_per_slice
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.tables import best_arms, order_changes, presence
-from gtvbench.reports.text import counted, duration, listed, number, redact
+from gtvbench.reports.text import ABSENT, counted, duration, finite, listed, number, redact
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -69,33 +70,38 @@ def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]
 
 def _about_arms(run: Run) -> list[Banner]:
     found = []
-    stand_in = [arm.name for arm in run.arms if arm.stand_in and arm.status != "skipped"]
+    active = [arm for arm in run.arms if arm.status != "skipped"]
+    stand_in = [arm.name for arm in active if arm.stand_in]
     if stand_in:
         text = (
             "These arms start from small demonstration weights of the same architecture, not from the published "
             "checkpoint. Their scores are not those of the published method."
         )
-        found.append(Banner("stand-in", "Stand-in weights", text, tuple(stand_in)))
-    cut = [f"{arm.name}: {arm.cut_schedule}" for arm in run.arms if arm.cut_schedule and arm.status != "skipped"]
+        found.append(Banner("stand-in", "Stand-in weights", text, (listed(stand_in),)))
+    cut = _by_reason([(arm.name, arm.cut_schedule) for arm in active if arm.cut_schedule])
     if cut:
         text = "These arms were trained for less than their protocol asks for. They could do better."
-        found.append(Banner("cut", "Training cut short", text, tuple(cut)))
-    failed = [f"{arm.name}: {redact(arm.reason or 'no reason recorded')}" for arm in run.arms if arm.status == "failed"]
+        found.append(Banner("cut", "Training cut short", text, cut))
+    failed = _by_reason([(arm.name, arm.reason) for arm in active if arm.status == "failed"])
     if failed:
         text = "Something went wrong in these arms. Cases without a mask count as DSC 0; see Failures."
-        found.append(Banner("failed", "Failed arms", text, tuple(failed)))
-    skipped = [
-        f"{arm.name}: {redact(arm.reason or 'no reason recorded')}" for arm in run.arms if arm.status == "skipped"
-    ]
+        found.append(Banner("failed", "Failed arms", text, failed))
+    skipped = _by_reason([(arm.name, arm.reason) for arm in run.arms if arm.status == "skipped"])
     if skipped:
-        found.append(Banner("skipped", "Skipped arms", "These arms did not run.", tuple(skipped)))
+        found.append(Banner("skipped", "Skipped arms", "These arms did not run.", skipped))
     return found
 
 
+def _by_reason(pairs: list[tuple[str, str | None]]) -> tuple[str, ...]:
+    """'names: reason' lines, the arms that share a reason together."""
+    grouped: dict[str, list[str]] = {}
+    for name, reason in pairs:
+        grouped.setdefault(redact(reason or "no reason recorded"), []).append(name)
+    return tuple(f"{listed(names)}: {reason}" for reason, names in grouped.items())
+
+
 def _incomplete(run: Run) -> list[Banner]:
-    waiting = [
-        arm.name for arm in run.arms if arm.status not in ("skipped",) and arm.name not in set(run.scores["arm"])
-    ]
+    waiting = [arm.name for arm in run.arms if arm.status != "skipped" and arm.name not in set(run.scores["arm"])]
     unscored = sorted(set(run.subsets["test"]) - set(run.scores["patient"]))
     uneven = run.scores.groupby("arm")["case"].nunique()
     short = [str(arm) for arm, count in uneven.items() if count < uneven.max()]
@@ -129,14 +135,14 @@ def findings(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Findin
     arms = {arm.name: arm for arm in run.arms}
     found = []
     for structure, (present, scored) in presence(wide, run.structures).items():
-        part = summary[summary["structure"] == structure].set_index("arm")
+        part = {str(r["arm"]): r for r in summary[summary["structure"] == structure].to_dict("records")}
         best = best_arms(summary, structure)
         if not best:
             reason = "No test case has this structure; see false positives." if scored else "Nothing is scored yet."
-            found.append(Finding(structure, "–", (), (reason,)))
+            found.append(Finding(structure, ABSENT, (), (reason,)))
             continue
-        top = part.loc[best[0]]
-        lines = [f"{present} of {counted(scored, 'test case')} {'has' if present == 1 else 'have'} this structure."]
+        top = part[best[0]]
+        lines = [f"{present} of {counted(scored, 'test case')} {_have(present)} this structure."]
         if len(best) == 1:
             spread = f"SD {number(top['dsc_sd'], 3)}, " if int(top["n"]) > 1 else ""
             lines.append(f"{spread}n = {int(top['n'])}, {int(top['failed'])} failed.")
@@ -148,30 +154,34 @@ def findings(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Findin
     return found
 
 
-def _box_alone(part: pd.DataFrame, arms: dict[str, Arm]) -> list[str]:
-    boxes = [name for name in part.index if arms[name].box_only]
-    others = [name for name in part.index if not arms[name].box_only]
+def _box_alone(part: dict[str, Any], arms: dict[str, Arm]) -> list[str]:
+    boxes = [name for name in part if arms[name].box_only]
+    others = [name for name in part if not arms[name].box_only]
     if not boxes:
         return []
-    reached = listed([f"{name} {number(part.loc[name, 'dsc_mean'], 3)}" for name in boxes])
+    reached = listed([f"{name} {number(part[name]['dsc_mean'], 3)}" for name in boxes])
     line = f"The box alone reaches: {reached}."
     if not others:
         return [line]
-    bar = float(part.loc[boxes, "dsc_mean"].max())
-    above = int((part.loc[others, "dsc_mean"] > bar).sum())
-    return [line, f"{above} of {counted(len(others), 'other arm')} {'has' if above == 1 else 'have'} a higher mean."]
+    bar = max(part[name]["dsc_mean"] for name in boxes)
+    above = sum(part[name]["dsc_mean"] > bar for name in others)
+    return [line, f"{above} of the {counted(len(others), 'other arm')} {_have(above)} a higher mean than that."]
 
 
-def _unprompted(part: pd.DataFrame, arms: dict[str, Arm]) -> list[str]:
-    free = part.loc[[name for name in part.index if not arms[name].box_prompted]].dropna(subset=["dsc_mean"])
-    if free.empty or len(free) == len(part):
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
+def _unprompted(part: dict[str, Any], arms: dict[str, Arm]) -> list[str]:
+    free = [name for name in part if not arms[name].box_prompted and finite(part[name]["dsc_mean"])]
+    if not free or len(free) == len(part):
         return []
-    best = str(free["dsc_mean"].idxmax())
-    return [f"Highest without any prompt: {best}, {number(free.loc[best, 'dsc_mean'], 3)}."]
+    best = max(free, key=lambda name: float(part[name]["dsc_mean"]))
+    return [f"Highest without any prompt: {best}, {number(part[best]['dsc_mean'], 3)}."]
 
 
-def remarks(run: Run, wide: pd.DataFrame, stability: pd.DataFrame) -> list[str]:
-    """Sentences under the findings: what they do not say, fairness, cost, stability."""
+def remarks(run: Run, costs: Mapping[str, float | None], stability: pd.DataFrame) -> list[str]:
+    """Sentences under the findings: what they do not say, fairness, seconds for one slice (`costs`), stability."""
     lines = [
         "These are descriptions of one test set. No significance test was made: a difference between two arms may be "
         "chance."
@@ -182,7 +192,7 @@ def remarks(run: Run, wide: pd.DataFrame, stability: pd.DataFrame) -> list[str]:
         who = "Every arm" if len(prompted) == len(scored) else f"{len(prompted)} of {counted(len(scored), 'arm')}"
         lines.append(
             f"{who} {'was' if len(prompted) == 1 or who == 'Every arm' else 'were'} given a box around the target in "
-            "every slice, drawn from the reference (oracle localisation): the slices and the place were known, and "
+            "every slice that shows it, drawn from the reference (oracle localisation): the place was known, and "
             "in use somebody has to draw the boxes."
         )
         if len(prompted) < len(scored):
@@ -190,12 +200,11 @@ def remarks(run: Run, wide: pd.DataFrame, stability: pd.DataFrame) -> list[str]:
                 "Arms without a prompt find the target by themselves and are penalised for slices and places that the "
                 "boxes give away; the scores restricted to prompted slices take part of that away."
             )
-    costs = [(arm.name, seconds_per_slice(run, arm.name)) for arm in scored if not arm.box_only]
-    known = [(name, cost) for name, cost in costs if cost is not None]
+    known = [cost for arm in scored if not arm.box_only and (cost := costs.get(arm.name)) is not None]
     if known:
-        low, high = min(cost for _, cost in known), max(cost for _, cost in known)
-        span = duration(low) if duration(low) == duration(high) else f"{duration(low)} to {duration(high)}"
-        lines.append(f"Median time for one slice: {span}, depending on the arm.")
+        low, high = duration(min(known)), duration(max(known))
+        span = low if low == high else f"from {low} to {high}, depending on the arm"
+        lines.append(f"Median time for one slice: {span} (box-fill and box-ellipse apart).")
     changed = [structure for structure in run.structures if order_changes(stability, structure)]
     if changed:
         lines.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -53,7 +54,8 @@ def violins(panel: Panel) -> str:
 
 def _draw_row(axes: Axes, row: Row, index: int) -> None:
     centre = -index - SINK
-    place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
+    place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
+    place["bbox"] = {"facecolor": _PAPER, "edgecolor": "none", "pad": 0.5}
     axes.annotate(row.label, (0, 0.5 - index), (2, -1), color=_INK, weight="bold", **place)
     axes.annotate(row.note, (0, 0.5 - index), (2, -13), color=_FAINT, fontsize=8.5, **place)
     if row.outline:
@@ -62,19 +64,18 @@ def _draw_row(axes: Axes, row: Row, index: int) -> None:
         below, above = [centre - s for s in spread], [centre + s for s in spread]
         axes.fill_between(xs, below, above, facecolor=row.colour, alpha=0.22, linewidth=0)
         axes.plot(xs + xs[::-1] + xs[:1], above + below[::-1] + above[:1], color=row.colour, linewidth=1)
-    if row.quartiles is not None:
-        low, median, high = row.quartiles
-        axes.plot([low, high], [centre, centre], color=_INK, linewidth=2.4, solid_capstyle="butt")
-        axes.plot([median, median], [centre - 0.14, centre + 0.14], color=_INK, linewidth=2)
+    low, median, high = row.quartiles
+    axes.plot([low, high], [centre, centre], color=_INK, linewidth=2.4, solid_capstyle="butt")
+    axes.plot([median, median], [centre - 0.14, centre + 0.14], color=_INK, linewidth=2)
+    if row.mean is not None:
+        axes.plot([row.mean], [centre], "D", markersize=5, color=_PAPER, markeredgecolor=_INK, clip_on=False)
     for point in row.points:
-        marker = (
+        marker: dict[str, Any] = (
             {"marker": "x", "markersize": 5.5, "color": _INK, "markeredgewidth": 1.5}
             if point.failed
             else {"marker": _MARKERS[row.marker], "markersize": 5.5, "color": row.colour, "markeredgecolor": _PAPER}
         )
         axes.plot([point.x], [centre + point.offset], linestyle="none", clip_on=False, **marker)
-    if row.mean is not None:
-        axes.plot([row.mean], [centre], "D", markersize=5.5, color=_PAPER, markeredgecolor=_INK, clip_on=False)
 
 
 def training(figure_data: Curves) -> str:

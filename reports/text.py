@@ -8,7 +8,7 @@ import unicodedata
 from typing import Any
 
 #: Shown where a value does not exist.
-ABSENT = "–"
+ABSENT = "\u2013"
 
 # Control, format (bidirectional marks, zero-width), surrogate and separator characters: they could hide or reorder
 # the text around them, or break a line of it.
@@ -66,7 +66,7 @@ def number(value: Any, digits: int) -> str:
     if not finite(value):
         return ABSENT
     text = f"{float(value):.{digits}f}"
-    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "−")
+    return (text.lstrip("-") if float(text) == 0 else text).replace("-", "\u2212")
 
 
 def signed(value: Any, digits: int) -> str:
@@ -102,8 +102,8 @@ def _three(value: float) -> str:
     """Three significant digits without an exponent."""
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(digits, 4)}f}"
+    digits = 2 - math.floor(math.log10(abs(float(f"{value:.2e}"))))
+    return f"{value:.{max(0, min(digits, 4))}f}"
 
 
 def gigabytes(count: Any) -> str:

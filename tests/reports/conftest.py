@@ -45,7 +45,7 @@ PLANS = (
 
 
 class RunWriter:
-    """Writes a run folder; what a test wants otherwise it changes in `arms`, `provenance`, `scores` ... before `write`."""
+    """Writes a run folder; a test changes `arms`, `provenance`, `scores` ... before `write`."""
 
     def __init__(
         self, patients: int = 8, structures: tuple[str, ...] = ("GTV-T", "GTV-N"), plans: tuple[Plan, ...] = PLANS
@@ -208,3 +208,11 @@ def new_run() -> Callable[..., RunWriter]:
 def run_folder(tmp_path: Path) -> Path:
     """A whole run: six arms, two structures, eight test patients, two of them without GTV-N."""
     return RunWriter().write(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def whole_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the whole run, rendered once for every test that only reads it."""
+    from gtvbench.reports.page import build_report
+
+    return build_report(RunWriter().write(tmp_path_factory.mktemp("whole") / "run")).read_text(encoding="utf-8")
