@@ -56,6 +56,11 @@ class Row:
     quartiles: tuple[float, float, float]
     mean: float | None
 
+    @property
+    def marker_size(self) -> float:
+        """Size of a patient's mark in px: smaller where there are many, so that the shape stays visible."""
+        return 7.5 if len(self.points) <= 20 else 5.0 if len(self.points) <= 50 else 3.5
+
 
 @dataclass(frozen=True)
 class Panel:

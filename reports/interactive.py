@@ -100,7 +100,7 @@ def _row_traces(row: Row, middle: float) -> list[dict[str, Any]]:
         points = [p for p in row.points if p.failed == failed]
         if not points:
             continue
-        marker: dict[str, Any] = {"symbol": row.marker, "size": 7.5, "color": row.colour, "opacity": 0.9}
+        marker: dict[str, Any] = {"symbol": row.marker, "size": row.marker_size, "color": row.colour, "opacity": 0.9}
         marker["line"] = {"color": "@paper", "width": 0.75}
         if failed:
             marker = {"symbol": "x-thin", "size": 8, "line": {"color": "@ink", "width": 1.75}}

@@ -73,7 +73,8 @@ def _draw_row(axes: Axes, row: Row, index: int) -> None:
         marker: dict[str, Any] = (
             {"marker": "x", "markersize": 5.5, "color": _INK, "markeredgewidth": 1.5}
             if point.failed
-            else {"marker": _MARKERS[row.marker], "markersize": 5.5, "color": row.colour, "markeredgecolor": _PAPER}
+            else {"marker": _MARKERS[row.marker], "markersize": 0.75 * row.marker_size, "color": row.colour}
+            | {"markeredgecolor": _PAPER, "markeredgewidth": 0.6}
         )
         axes.plot([point.x], [centre + point.offset], linestyle="none", clip_on=False, **marker)
 

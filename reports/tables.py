@@ -19,7 +19,7 @@ FAILED = ("pred_empty", "missing_output", "crashed", "timeout", "geometry_mismat
 REFERENCE_ABSENT = ("ref_empty_fp", "both_empty")
 
 METRICS = (
-    "dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml",
+    "dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml", "tp_mm3",
 )  # fmt: skip
 PRIMARY_SCOPE, SECONDARY_SCOPE = "volume", "prompted-slices"
 
@@ -77,11 +77,12 @@ def presence(wide: pd.DataFrame, structures: Sequence[str]) -> dict[str, tuple[i
 def aggregated_dsc(group: pd.DataFrame) -> float:
     """2 sum TP / sum(V_ref + V_pred) over cases, reference absent or not; a missing mask has no volume.
 
-    TP is recovered from each case's DSC and volumes; NaN where there is no volume at all.
+    Where no TP is recorded, it is recovered from the case's DSC and volumes; NaN where there is no volume at all.
     """
     predicted, reference = group["volume_ml"].fillna(0.0), group["reference_volume_ml"].fillna(0.0)
     total = predicted + reference
-    twice_tp = (group["dsc"].fillna(0.0) * total).where(group["present"], 0.0)
+    recovered = (group["dsc"].fillna(0.0) * total).where(group["present"], 0.0)
+    twice_tp = (2 * group["tp_mm3"] / 1000.0).fillna(recovered)
     return float(twice_tp.sum() / total.sum()) if total.sum() > 0 else float("nan")
 
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-METRICS = ("dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml")
+METRICS = ("dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml",
+           "tp_mm3")  # fmt: skip
 DIAGONAL_MM = 292.0
 SHAPE = (24, 64, 64)
 
@@ -86,7 +87,14 @@ class RunWriter:
         rows = (self.scores["arm"] == arm) & self.scores["case"].isin(cases)
         present = rows & ~self.scores[["case", "structure"]].apply(tuple, axis=1).isin(self.absent)
         self.scores.loc[rows, "status"] = status
-        penalties = {"dsc": 0.0, "nsd": 0.0, "hd95_mm": DIAGONAL_MM, "assd_mm": DIAGONAL_MM, "volume_ml": np.nan}
+        penalties = {
+            "dsc": 0.0,
+            "nsd": 0.0,
+            "hd95_mm": DIAGONAL_MM,
+            "assd_mm": DIAGONAL_MM,
+            "volume_ml": 0.0,
+            "tp_mm3": 0.0,
+        }
         for metric, penalty in penalties.items():
             self.scores.loc[present & (self.scores["metric"] == metric), ["value", "raw"]] = [penalty, np.nan]
         self.failures += [
@@ -124,6 +132,7 @@ class RunWriter:
             "subsets": {"train": train, "validation": ["PHA-017", "PHA-018"], "test": list(self.cases)},
             "coverage": {case: {"CT": 1.0, "PET": 0.93 if k == 0 else 1.0} for k, case in enumerate(self.cases)},
             "grid": {case: {"shape": list(SHAPE), "spacing": [4.0, 3.0, 3.0]} for case in self.cases},
+            "scoring": {"tool": "surface-distance", "version": "0.1", "percentile": 95.0, "tolerance_mm": {}},
             "notes": ["PHA-026: read from /srv/patients/PHA-026/ct.nii.gz, spacing rounded"],
         }  # fmt: skip
 
@@ -157,14 +166,14 @@ class RunWriter:
         if reference == 0.0:
             volume = 0.0 if plan.prompted else 1.7
             nothing = dict.fromkeys(METRICS, float("nan"))
-            found = {"volume_ml": volume, "reference_volume_ml": 0.0, "volume_difference_ml": volume}
+            found = {"volume_ml": volume, "reference_volume_ml": 0.0, "volume_difference_ml": volume, "tp_mm3": 0.0}
             return nothing | found, "ref_empty_fp" if volume else "both_empty"
         dsc = float(np.clip(self.rng.normal(plan.level + bonus, 0.06), 0.05, 0.99))
         volume = reference * float(self.rng.normal(1.0, 0.12))
         return {
             "dsc": dsc, "hd95_mm": float(self.rng.gamma(4.0, 7.0 * (1.02 - dsc))), "nsd": dsc**1.2,
             "assd_mm": 6 * (1 - dsc), "volume_ml": volume, "reference_volume_ml": reference,
-            "volume_difference_ml": volume - reference,
+            "volume_difference_ml": volume - reference, "tp_mm3": 500.0 * dsc * (volume + reference),
         }, "ok"  # fmt: skip
 
     def _timing(self, plan: Plan) -> pd.DataFrame:

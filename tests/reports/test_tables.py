@@ -68,6 +68,11 @@ def test_cases_without_a_reference_stay_out_of_the_means(four_patients: pd.DataF
     assert row["dsc_mean"] == pytest.approx(0.9)
 
 
+def test_recorded_true_positives_go_before_recovered_ones() -> None:
+    wide = tables.wide_scores(long_table([("one", "a", "ok", scored(0.8, 10, 10) | {"tp_mm3": 9000.0})]))
+    assert tables.aggregated_dsc(wide) == pytest.approx(0.9)
+
+
 def test_false_positives_are_counted_where_the_reference_is_empty(four_patients: pd.DataFrame) -> None:
     row = tables.false_positives(four_patients, ["one"], STRUCTURES).iloc[0]
     assert (row["cases"], row["false_positive"], row["true_negative"], row["no_mask"]) == (2, 1, 1, 0)
