@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from gtvbench.adapters.litemedsam.model import LiteMedSAM, Stem, forget_cached_biases
@@ -51,7 +51,7 @@ def save_flat(model: LiteMedSAM, path: Path, *, dtype: torch.dtype | None = None
         for key, value in flat_state(model).items()
     }
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial)
+    partial.write_bytes(save(tensors))  # save_file would make it readable by its owner alone
     partial.replace(path)
 
 
