@@ -30,7 +30,8 @@ ROW, TOP, BOTTOM = 70, 8, 46
 #: In rows: half the height of a violin, the band of points beside its centre (from, to), the centre below the middle.
 HALF, BAND, SINK = 0.26, (0.075, 0.19), 0.17
 
-_LONGEST_LABEL = 46
+# What fits above a violin on a page of 320 px.
+_LONGEST_LABEL = 36
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def score_table(
                 str(r["arm"]),
                 str(r["n"]),
                 str(r["failed"]),
-                Cell(f"{number(r['dsc_mean'], 3)} ± {number(r['dsc_sd'], 3)}", r["arm"] in best["dsc_mean"]),
+                Cell(_mean_sd(r, 3), r["arm"] in best["dsc_mean"]),
                 cell(r, "dsc_median", 3),
                 _interval(r["dsc_q1"], r["dsc_q3"], 3),
                 number(r["dsc_min"], 3),
@@ -260,10 +260,11 @@ def published_table(run: Run, summary: pd.DataFrame) -> Table:
                 mean, spread = results[structure]
                 cells.append(f"{mean:.2f} ± {spread:.2f}")
                 row = volume.get((name, structure)) if ours else None
-                cells.append(_mean_sd(row) if row is not None else ABSENT)
+                cells.append(f"{_mean_sd(row, 2)} (n = {row['n']})" if row is not None else ABSENT)
             rows.append(_row(*cells))
     return Table("published", "Mean DSC ± SD", tuple(head), tuple(rows), tuple(groups))
 
 
-def _mean_sd(row: Mapping[Any, Any]) -> str:
-    return f"{number(row['dsc_mean'], 2)} ± {number(row['dsc_sd'], 2)} (n = {row['n']})"
+def _mean_sd(row: Mapping[Any, Any], digits: int) -> str:
+    spread = f" ± {number(row['dsc_sd'], digits)}" if finite(row["dsc_sd"]) else ""
+    return number(row["dsc_mean"], digits) + spread

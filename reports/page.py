@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.reports import cost, figures, interactive, layout, prose, published, static, tables
 from gtvbench.reports.load import Run, read_run
-from gtvbench.reports.text import redact, redact_all, visible
+from gtvbench.reports.text import listed, redact, redact_all, visible
 
 #: Raised when the same tables give another page, so that finished runs are rendered again.
 REPORT_VERSION = 1
@@ -106,7 +106,7 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
         "stages": layout.stages_table(frames["timing.csv"]),
         "resources": layout.resources_table(frames["resources.csv"]),
         "training": training,
-        "failures": [redact_all(dict(failure)) for failure in run.failures],
+        "failures": _alike(run),
         "published": layout.published_table(run, summary) if published.comparable(run.structures) else None,
         "citation": published.CITATION,
         "published_patients": published.PATIENTS,
@@ -191,6 +191,17 @@ def _failures(run: Run) -> pd.DataFrame:
     columns = ["step", "arm", "case", "status", "message"]
     rows = [{column: redact(str(failure.get(column) or "")) for column in columns} for failure in run.failures]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _alike(run: Run) -> list[dict[str, Any]]:
+    """Failed steps, those of one arm that differ in nothing but the case as one, with their `cases`."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for failure in run.failures:
+        shown = {key: redact(str(failure.get(key) or "")) for key in ("step", "arm", "status", "message", "traceback")}
+        entry = found.setdefault(tuple(shown.values()), {**shown, "cases": []})
+        if failure.get("case"):
+            entry["cases"].append(str(failure["case"]))
+    return [{**entry, "count": len(entry["cases"]), "cases": listed(entry["cases"])} for entry in found.values()]
 
 
 def _all_epochs(run: Run) -> pd.DataFrame:

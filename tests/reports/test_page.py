@@ -177,8 +177,18 @@ def test_paths_do_not_leave_with_the_report(tmp_path: Path, new_run: Callable[..
             assert "dr.who" not in text
             assert "/srv/" not in text
     text = Reader((tmp_path / "run" / "report" / "index.html").read_text(encoding="utf-8")).text
+    assert "case PHA-025" in text
     for words in ("out of memory while reading '…/PHA.nii.gz'", 'File "…/x.py", line 3', "Failed arms.", "…/log.txt"):
         assert words in text
+
+
+def test_failures_that_are_alike_are_told_once(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=3)
+    writer.fail("box-fill", writer.cases, "crashed")
+    text = Reader(build_report(writer.write(tmp_path / "run")).read_text(encoding="utf-8")).text
+    assert "3 steps did not succeed." in text
+    assert text.count("out of memory while reading") == 1
+    assert "cases PHA-025, PHA-026 and PHA-027" in text
 
 
 def test_one_arm_and_one_patient_are_enough(tmp_path: Path, new_run: Callable[..., Any]) -> None:
@@ -360,4 +370,4 @@ def test_colour_tells_the_method_and_marker_the_fusion() -> None:
 
 def test_a_long_name_loses_its_middle_in_figures_only() -> None:
     assert figures.shorten("a" * 40 + "b" * 40, 11) == "aaaaa…bbbbb"
-    assert len(figures.shorten("x" * 300)) == 46
+    assert len(figures.shorten("x" * 300)) == 36
