@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gtvbench.bench import nifti, provenance, registry, results, scoring
+from gtvbench.bench import nifti, provenance, registry, results
 from gtvbench.bench.arms import Arm, plan_arms
 from gtvbench.bench.cohort import Cohort, open_cohort
 from gtvbench.bench.core.digest import digest_file, digest_json
@@ -20,6 +20,7 @@ from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.engines import Event, run_arm
 from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of, publish_case
 from gtvbench.bench.progress import LOGGER, Display
+from gtvbench.bench.scoring import score_case
 from gtvbench.bench.store import Store, step_key, write_atomically
 from gtvbench.bench.study import Study
 
@@ -297,7 +298,7 @@ class Run:
         reference = np.load(self.store.reference(case), mmap_mode="r")
         prompts = self.prompts[case]
         prompted = {s.name: prompts.slices_of(s.value) for s in self.cohort.structures}
-        return scoring.score_case(
+        return score_case(
             prediction,
             reference,
             Grid.from_dict(self.prepared[case].meta["grid"]),

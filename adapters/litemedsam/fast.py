@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from timm.models.tiny_vit import Attention, ConvNorm
 from torch import Tensor, nn
 
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.adapters.litemedsam.options import Precision
 from gtvbench.bench.core.errors import StudyError
-
-Precision = Literal["float32", "bfloat16"]
-"""Of the encoder; the decoder always runs in float32."""
 
 
 def parse_precision(text: str) -> Precision:

@@ -6,49 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from pydantic import Field, model_validator
-
 from gtvbench.adapters.base import Needs, Recorder
 from gtvbench.adapters.base import Options as BaseOptions
-from gtvbench.adapters.litemedsam.checkpoints import load_model
-from gtvbench.adapters.litemedsam.samples import Samples
-from gtvbench.adapters.litemedsam.training import BEST_FILE, FineTuning, Protocol
-from gtvbench.adapters.litemedsam.zero_shot import ImageOptions, ZeroShot, given_weights
+from gtvbench.adapters.litemedsam.options import BEST_FILE, FineTuneOptions
+from gtvbench.adapters.litemedsam.zero_shot import ZeroShot, given_weights
 from gtvbench.bench.core.cases import TrainingCase
-
-STUDY_EPOCHS = Protocol.epochs
-
-
-class FineTuneOptions(ImageOptions):
-    """Options of the fine-tuning; the defaults are the study's (training.py).
-
-    `batch` counts (slice, instance) pairs; `margins` are redrawn every epoch in mm; `amp` matters on CUDA only.
-    """
-
-    epochs: int = Field(Protocol.epochs, ge=1)
-    batch: int = Field(Protocol.batch, ge=1)
-    learning_rate: float = Field(Protocol.learning_rate, gt=0, lt=1)
-    weight_decay: float = Field(Protocol.weight_decay, ge=0)
-    plateau_factor: float = Field(Protocol.plateau_factor, gt=0, lt=1)
-    plateau_patience: int = Field(Protocol.plateau_patience, ge=0)
-    margins: str = Protocol.margins
-    flips: bool = Protocol.flips
-    amp: bool = Protocol.amp
-
-    @model_validator(mode="after")
-    def _readable(self) -> FineTuneOptions:
-        self.protocol()  # an unreadable margin is told when the study is read, not when the fit starts
-        return self
-
-    def protocol(self) -> Protocol:
-        """The protocol that these options name."""
-        names = Protocol.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        return Protocol(**{name: getattr(self, name) for name in names})
-
-    def cut(self) -> str | None:
-        """Fewer epochs than the study's."""
-        return None if self.epochs >= STUDY_EPOCHS else f"{self.epochs} of {STUDY_EPOCHS} epochs"
 
 
 class FineTuned(ZeroShot):
@@ -61,6 +23,12 @@ class FineTuned(ZeroShot):
         self, training: Sequence[TrainingCase], validation: Sequence[TrainingCase], work: Path, recorder: Recorder
     ) -> dict[str, Any]:
         """Fine-tune, going on from a killed call's checkpoint in `work`."""
+        import torch
+
+        from gtvbench.adapters.litemedsam.checkpoints import load_model
+        from gtvbench.adapters.litemedsam.samples import Samples
+        from gtvbench.adapters.litemedsam.training import FineTuning
+
         options: FineTuneOptions = self.context.options
         torch.manual_seed(self.context.seed)
         model, _ = load_model(given_weights(self.context), image_size=options.image_size)

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from gtvbench.adapters.litemedsam.options import Normalisation
 from gtvbench.bench.core.errors import StudyError
-
-Normalisation = Literal["min-max", "fixed"]
-"""``min-max``: each slice by its own extremes, jointly over channels, as LiteMedSAM was trained; ``fixed``: by 255."""
 
 
 @dataclass(frozen=True)

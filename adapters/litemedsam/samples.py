@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gtvbench.adapters.litemedsam.preprocess import Frame, Normalisation, boxes_to_frame, mask_to_frame, slice_to_frame
+from gtvbench.adapters.litemedsam.options import Normalisation
+from gtvbench.adapters.litemedsam.preprocess import Frame, boxes_to_frame, mask_to_frame, slice_to_frame
 from gtvbench.bench.core.cases import TrainingCase
 from gtvbench.bench.core.digest import generator_from
 from gtvbench.bench.core.errors import DataError

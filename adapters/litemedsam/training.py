@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from gtvbench.adapters.litemedsam.checkpoints import save_flat
 from gtvbench.adapters.litemedsam.model import LiteMedSAM, forget_cached_biases
+from gtvbench.adapters.litemedsam.options import BEST_FILE, Protocol
 from gtvbench.adapters.litemedsam.samples import Batch, Samples
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.prompts import policy_from
@@ -32,32 +33,7 @@ _log = logging.getLogger(__name__)
 Record = Callable[[int, float, float], None]
 """Called once an epoch with its number from 0, the training loss and the validation Dice loss (NaN without cases)."""
 
-BEST_FILE = "best.safetensors"
 _CHECKPOINT_FILE = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The numbers of a fine-tuning; the defaults are the study's, flips and weight decay LiteMedSAM's own."""
-
-    epochs: int = 20
-    batch: int = 8
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.01
-    plateau_factor: float = 0.9
-    plateau_patience: int = 5
-    margins: str = "random-margin(0, 20)"
-    flips: bool = True
-    amp: bool = True
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise StudyError(f"{name} is {getattr(self, name)}", remedy="use a whole number from 1")
-        if not 0 < self.learning_rate < 1:
-            raise StudyError(f"learning_rate is {self.learning_rate}", remedy="use a small positive number, say 3e-4")
-        policy_from(self.margins)
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:

@@ -1,41 +1,31 @@
-"""LiteMedSAM as published: a box per instance and slice, no training."""
+"""LiteMedSAM as published: a box per instance and slice, no training.
+
+torch is imported where it is used, so that listing methods and planning a run stay quick and small.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from pydantic import Field
-from torch import Tensor
 
 from gtvbench.adapters.base import Context, Needs
 from gtvbench.adapters.base import Options as BaseOptions
-from gtvbench.adapters.litemedsam.checkpoints import load_model
-from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM, Precision
-from gtvbench.adapters.litemedsam.preprocess import (
-    Frame,
-    Normalisation,
-    boxes_to_frame,
-    logits_to_probability,
-    slice_to_frame,
-)
+from gtvbench.adapters.litemedsam.options import ImageOptions
 from gtvbench.adapters.slices import Boxes, Probabilities, SliceMethod
 from gtvbench.bench.core.errors import WeightsError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
+    from gtvbench.adapters.litemedsam.preprocess import Frame
+
 _BOXES_AT_ONCE = 16  # a box takes some 40 MB of activations at 256 px
-
-
-class ImageOptions(BaseOptions):
-    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, the encoder's precision."""
-
-    image_size: int = Field(256, ge=8, multiple_of=4)
-    normalisation: Normalisation = "min-max"
-    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,10 @@ class ZeroShot(SliceMethod):
 
     def encode(self, slices: npt.NDArray[np.uint8]) -> Embedded:
         """Embed slices (n, y, x, 3)."""
+        import torch
+
+        from gtvbench.adapters.litemedsam.preprocess import Frame, slice_to_frame
+
         options = self.context.options
         framed = [slice_to_frame(image, options.image_size, options.normalisation) for image in slices]
         frame = Frame((slices.shape[1], slices.shape[2]), options.image_size)
@@ -69,6 +63,10 @@ class ZeroShot(SliceMethod):
 
     def decode(self, embeddings: Embedded, boxes: Sequence[Boxes]) -> list[Probabilities]:
         """Probabilities (k, y, x) of the k boxes of every slice."""
+        import torch
+
+        from gtvbench.adapters.litemedsam.preprocess import boxes_to_frame, logits_to_probability
+
         counts = [len(of_slice) for of_slice in boxes]
         owners = torch.repeat_interleave(torch.arange(len(boxes)), torch.tensor(counts))
         framed = torch.from_numpy(boxes_to_frame(np.concatenate(boxes), embeddings.frame))
@@ -81,6 +79,11 @@ class ZeroShot(SliceMethod):
         return np.split(np.concatenate(found), np.cumsum(counts)[:-1])
 
     def _load_from(self, weights: Path) -> None:
+        import torch
+
+        from gtvbench.adapters.litemedsam.checkpoints import load_model
+        from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
+
         options = self.context.options
         model, _ = load_model(weights, image_size=options.image_size)
         self._network = FastLiteMedSAM(model, torch.device(self.context.device), options.precision)

@@ -1,0 +1,86 @@
+"""Options of the LiteMedSAM methods and the fine-tuning protocol, free of torch so that they can be listed quickly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gtvbench.adapters.base import Options
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.prompts import policy_from
+
+Normalisation = Literal["min-max", "fixed"]
+"""``min-max``: each slice by its own extremes, jointly over channels, as LiteMedSAM was trained; ``fixed``: by 255."""
+
+Precision = Literal["float32", "bfloat16"]
+"""Of the encoder; the decoder always runs in float32."""
+
+BEST_FILE = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The numbers of a fine-tuning; the defaults are the study's, flips and weight decay LiteMedSAM's own."""
+
+    epochs: int = 20
+    batch: int = 8
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.01
+    plateau_factor: float = 0.9
+    plateau_patience: int = 5
+    margins: str = "random-margin(0, 20)"
+    flips: bool = True
+    amp: bool = True
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise StudyError(f"{name} is {getattr(self, name)}", remedy="use a whole number from 1")
+        if not 0 < self.learning_rate < 1:
+            raise StudyError(f"learning_rate is {self.learning_rate}", remedy="use a small positive number, say 3e-4")
+        policy_from(self.margins)
+
+
+STUDY_EPOCHS = Protocol.epochs
+
+
+class ImageOptions(Options):
+    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, the encoder's precision."""
+
+    image_size: int = Field(256, ge=8, multiple_of=4)
+    normalisation: Normalisation = "min-max"
+    precision: Precision = "float32"
+
+
+class FineTuneOptions(ImageOptions):
+    """Options of the fine-tuning; the defaults are the study's (training.py).
+
+    `batch` counts (slice, instance) pairs; `margins` are redrawn every epoch in mm; `amp` matters on CUDA only.
+    """
+
+    epochs: int = Field(Protocol.epochs, ge=1)
+    batch: int = Field(Protocol.batch, ge=1)
+    learning_rate: float = Field(Protocol.learning_rate, gt=0, lt=1)
+    weight_decay: float = Field(Protocol.weight_decay, ge=0)
+    plateau_factor: float = Field(Protocol.plateau_factor, gt=0, lt=1)
+    plateau_patience: int = Field(Protocol.plateau_patience, ge=0)
+    margins: str = Protocol.margins
+    flips: bool = Protocol.flips
+    amp: bool = Protocol.amp
+
+    @model_validator(mode="after")
+    def _readable(self) -> FineTuneOptions:
+        self.protocol()  # an unreadable margin is told when the study is read, not when the fit starts
+        return self
+
+    def protocol(self) -> Protocol:
+        """The protocol that these options name."""
+        names = Protocol.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        return Protocol(**{name: getattr(self, name) for name in names})
+
+    def cut(self) -> str | None:
+        """Fewer epochs than the study's."""
+        return None if self.epochs >= STUDY_EPOCHS else f"{self.epochs} of {STUDY_EPOCHS} epochs"
