@@ -236,7 +236,7 @@ def test_masks_of_other_shapes_or_types_are_refused() -> None:
     with pytest.raises(ValueError, match="not two volumes of one shape"):
         metrics.compare(mask, np.ones((2, 2, 3), bool), (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="masks are boolean, not bool and uint8"):
-        metrics.compare(mask, mask.astype(np.uint8), (1.0, 1.0, 1.0))  # type: ignore[arg-type]
+        metrics.compare(mask, mask.astype(np.uint8), (1.0, 1.0, 1.0))
 
 
 # ---- real masks
