@@ -20,7 +20,7 @@ from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.engines import Event, run_arm
 from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of, publish_case
 from gtvbench.bench.progress import LOGGER, Display
-from gtvbench.bench.scoring import score_case
+from gtvbench.bench.scoring import definition, score_case
 from gtvbench.bench.store import Store, step_key, write_atomically
 from gtvbench.bench.study import Study
 
@@ -317,6 +317,7 @@ class Run:
         return {
             **provenance.environment(),
             "seed": self.study.seed,
+            "scoring": definition(self.study.tolerances()),
             "digests": {
                 "data": digest_json(data), "split": self.cohort.split.digest, "prompts": digest_json(prompts),
             },
@@ -330,7 +331,15 @@ class Run:
         }  # fmt: skip
 
     def _report(self, build: Any, version: int) -> Path:
-        inputs = ["study.yaml", "provenance.json", "arms.json", "failures.json", "split.json", "scores.csv"]
+        inputs = [
+            "study.yaml",
+            "provenance.json",
+            "arms.json",
+            "failures.json",
+            "split.json",
+            "scores.csv",
+            "prompts.parquet",
+        ]
         files = [self.folder / name for name in inputs]
         files += [path for arm in self.arms for path in self._arm_tables(arm) if path.exists()]
         key = step_key("report", version, inputs=[digest_file(path) for path in files])
