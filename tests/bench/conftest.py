@@ -32,3 +32,87 @@ def execute(tmp_path: Path) -> Execute:
         return runner.execute(), runner
 
     return run
+
+
+PLUGIN = '''
+"""Methods for tests: quick to import, without torch."""
+import json, os, time
+import numpy as np
+from gtvbench.adapters.base import Needs, Options, VolumeMethod
+from gtvbench.adapters.slices import SliceMethod
+
+class FitOptions(Options):
+    epochs: int = 4
+    seconds: float = 0.1
+
+class Threshold(VolumeMethod):
+    """Learns one CT threshold, an epoch at a time, slowly; predicts without prompts."""
+    needs = Needs(trains=True, fusions=("ct-only",), dimensions=3)
+    Options = FitOptions
+    def fit(self, training, validation, work, recorder):
+        state = work / "state.json"
+        done, value = json.loads(state.read_text()) if state.exists() else (0, 0.0)
+        for epoch in range(done, self.context.options.epochs):
+            time.sleep(self.context.options.seconds)
+            case = training[epoch % len(training)]
+            value += float(case.images.raw("CT")[case.label() > 0].mean()) / self.context.options.epochs
+            recorder.epoch(epoch, 1.0 / (epoch + 1), 2.0 / (epoch + 1))
+            part = work / "part"
+            part.write_text(json.dumps([epoch + 1, value]))
+            os.replace(part, state)
+        return {"best_epoch": self.context.options.epochs - 1}
+    def load(self, fit):
+        self.value = json.loads((fit / "state.json").read_text())[1]
+    def segment(self, images, prompts):
+        time.sleep(self.context.options.seconds)
+        assert not prompts.boxes
+        return (images.raw("CT") > self.value).astype(np.uint8)
+
+class Sleeper(SliceMethod):
+    """Takes 50 ms a slice to encode."""
+    needs = Needs(prompts=("box",), fusions=("ct-only",))
+    def encode(self, slices):
+        time.sleep(0.05 * len(slices))
+        return slices
+    def decode(self, embeddings, boxes):
+        return [np.zeros((len(b), *embeddings.shape[1:3]), np.float32) for b in boxes]
+
+class Broken(VolumeMethod):
+    """Dies in the way that its option names."""
+    needs = Needs(fusions=("ct-only",), dimensions=3)
+    class Options(Options):
+        how: str = "crash"
+    def segment(self, images, prompts):
+        how = self.context.options.how
+        if how == "crash":
+            os.abort()
+        if how == "hang":
+            time.sleep(600)
+        if how == "shape":
+            return np.zeros((1, 2, 3), np.uint8)
+        if how == "label":
+            return np.full(images.grid.shape, 77, np.uint8)
+        raise ValueError("no luck")
+'''
+
+
+@pytest.fixture(scope="session")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that, on PYTHONPATH, is an installed package with three methods."""
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "gtvbench_test_methods.py").write_text(PLUGIN)
+    info = folder / "gtvbench_test_methods-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gtvbench-test-methods\nVersion: 1.0\n")
+    names = {"learned-threshold": "Threshold", "sleeper": "Sleeper", "broken": "Broken"}
+    lines = [f"{name} = gtvbench_test_methods:{cls}" for name, cls in names.items()]
+    (info / "entry_points.txt").write_text("[gtvbench.adapters]\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def with_plugins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test methods are installed in this process and in its workers."""
+    monkeypatch.setenv("PYTHONPATH", str(plugins))
+    monkeypatch.syspath_prepend(str(plugins))
+    return plugins
