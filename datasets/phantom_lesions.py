@@ -83,7 +83,7 @@ def draw_lesions(rng: np.random.Generator, inside: Callable[[Point, float], bool
 
 #: Physiological uptake: centre of the left side (z, y, x), spread and range of diameters in mm.
 _PHYSIOLOGICAL: dict[str, tuple[Point, Point, tuple[float, float]]] = {
-    "parotid uptake": ((32, 10, 53), (6, 4, 2), (13, 22)),
+    "parotid uptake": ((34, 6, 57), (6, 4, 1.5), (12, 18)),
     "neck muscle uptake": ((-12, 42, 19), (16, 4, 4), (16, 34)),
     "floor of mouth uptake": ((4, -44, 9), (3, 3, 4), (14, 24)),
 }

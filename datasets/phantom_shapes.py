@@ -149,10 +149,11 @@ def tube(profile: Profile, low: float | None = None, high: float | None = None) 
 
     def field(z: Array, y: Array, x: Array) -> Array:
         # One table of the height instead of an interpolation a voxel: tilted grids have as many heights as voxels.
-        step = np.float32(0.5)
-        start = float(z.min())
+        step = 0.5
+        # It starts at a multiple of its step, so that slabs of one grid agree.
+        start = np.floor(float(z.min()) / step) * step
         table = np.arange(start, float(z.max()) + 1, step)
-        index = ((z - np.float32(start)) / step + np.float32(0.5)).astype(np.intp)
+        index = ((z - np.float32(start)) / np.float32(step) + np.float32(0.5)).astype(np.intp)
         cy, cx, ry, rx = (
             np.interp(table, knots, v).astype(np.float32)
             for v in (profile.y, profile.x, profile.radius_y, profile.radius_x)
