@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gtvbench.bench.core.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, BenchError, StudyError
+from gtvbench.bench.core.errors import EXIT_BAD_INPUT, EXIT_FAILED_STEPS, EXIT_INTERRUPTED, BenchError, StudyError
 from gtvbench.bench.progress import Display, Mode, set_up_logging
 
 app = typer.Typer(
@@ -102,17 +102,23 @@ def score(
     tolerance: Annotated[float, typer.Option(help="Tolerance of the NSD in mm.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Score masks from anywhere: two folders, matched by case. Missing and extra files are rows, not silence."""
-    from gtvbench.bench.score_folders import score_folders
+    """Score masks from anywhere: two folders, matched by case. Missing and extra files are rows, not silence.
+
+    Exit codes: 0 all cases scored, 3 some are missing, extra or unusable, 2 bad input.
+    """
+    from gtvbench.bench.score_folders import problem_lines, score_folders, summary_rows
 
     result = score_folders(references, predictions, _structures(structures), tolerance, out)
     if as_json:
         typer.echo(json.dumps(result.summary))
         return
-    for table in _score_tables(result.summary):
-        _out.print(table)
+    header, rows = summary_rows(result.summary)
+    _out.print(_table(header, rows))
+    for line in problem_lines(result.summary):
+        _out.print(line, markup=False, highlight=False)
     if out is not None:
         typer.echo(str(out))
+    raise typer.Exit(EXIT_FAILED_STEPS if result.summary["problems"] else 0)
 
 
 @app.command(name="list")
@@ -274,21 +280,19 @@ def _summary(folder: Path) -> Table:
 
     from gtvbench.bench.results import summary_rows
 
-    table = Table(title="Mean scores on the test set, whole volume", box=None, pad_edge=False)
-    for column in ("arm", "structure", "patients", "DSC", "HD95 mm (median)", "failed"):
-        table.add_column(column, justify="left" if column in ("arm", "structure") else "right")
+    table = Table(title="Test set, whole volume", title_justify="left", box=None, pad_edge=False)
+    for column in ("arm", "structure", "n", "mean DSC", "median HD95 mm", "failed"):
+        left = column in ("arm", "structure")
+        table.add_column(column, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     for row in summary_rows(pd.read_parquet(folder / "scores.parquet")):
         table.add_row(*row)
     return table
 
 
-def _score_tables(summary: dict[str, Any]) -> list[Table]:
-    from gtvbench.bench.score_folders import summary_rows
-
-    header, rows = summary_rows(summary)
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in header:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return [table]
+    return table

@@ -13,6 +13,7 @@ import SimpleITK as sitk  # noqa: N813 - the name the field uses
 
 from gtvbench.bench.core.errors import DataError, StoreError
 from gtvbench.bench.core.geometry import Grid, Volume
+from gtvbench.bench.integrity import check_whole
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -46,6 +47,7 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     """
     if not path.is_file():
         raise DataError("image file not found", case=case, file=path, remedy="check the study's patterns and paths")
+    check_whole(path, case)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

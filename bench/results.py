@@ -99,7 +99,8 @@ def summary_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
     volume = scores[scores["scope"] == "volume"]
     for (arm, structure), part in volume.groupby(["arm", "structure"], sort=False):
         dsc = part.loc[part["metric"] == "dsc"]
-        present = dsc[~dsc["status"].isin(["ref_empty_fp", "both_empty"])]
+        volumes = part.loc[part["metric"] == "reference_volume_ml"].set_index("case")["raw"]
+        present = dsc[dsc["case"].map(volumes > 0)]
         hd95 = part.loc[part["metric"] == "hd95_mm", "value"]
         failed = int(dsc["status"].isin(["crashed", "timeout", "missing_output", "geometry_mismatch"]).sum())
         mean, median = present["value"].mean(), hd95.median()

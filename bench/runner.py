@@ -331,16 +331,8 @@ class Run:
         }  # fmt: skip
 
     def _report(self, build: Any, version: int) -> Path:
-        inputs = [
-            "study.yaml",
-            "provenance.json",
-            "arms.json",
-            "failures.json",
-            "split.json",
-            "scores.csv",
-            "prompts.parquet",
-        ]
-        files = [self.folder / name for name in inputs]
+        inputs = ("study.yaml", "provenance.json", "arms.json", "failures.json", "split.json")
+        files = [self.folder / name for name in (*inputs, "scores.csv", "prompts.parquet")]
         files += [path for arm in self.arms for path in self._arm_tables(arm) if path.exists()]
         key = step_key("report", version, inputs=[digest_file(path) for path in files])
         index = self.folder / "report" / "index.html"

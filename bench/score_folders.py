@@ -28,7 +28,6 @@ from gtvbench.bench import metrics, nifti, scoring
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.geometry import Volume
 from gtvbench.bench.core.structures import Structure, check_labels, structures_from
-from gtvbench.bench.integrity import check_whole
 from gtvbench.bench.store import write_atomically
 
 COLUMNS = ["case", "structure", "scope", "metric", "value", "raw", "status", "reason"]
@@ -141,7 +140,7 @@ class _Outcome:
 def _score(
     case: str, path: Path, prediction: Path | None, known: tuple[Structure, ...], tolerances: Mapping[str, float]
 ) -> _Outcome:
-    volume = _read(path, case)
+    volume = nifti.read_volume(path, case)
     reference = _labels(volume, case, path, known)
 
     def scored(label: npt.NDArray[np.uint8] | None, status: str | None, reason: str | None) -> _Outcome:
@@ -151,18 +150,13 @@ def _score(
     if prediction is None:
         return scored(None, scoring.MISSING_OUTPUT, "no prediction has this name")
     try:
-        other = _read(prediction, case)
+        other = nifti.read_volume(prediction, case)
         differences = other.grid.differences(volume.grid)
         if differences:
             return scored(None, scoring.GEOMETRY_MISMATCH, f"not on the reference's grid: {'; '.join(differences)}")
         return scored(_labels(other, case, prediction, known), None, None)
     except DataError as error:
         return scored(None, scoring.CRASHED, error.message)
-
-
-def _read(path: Path, case: str) -> Volume:
-    check_whole(path, case)
-    return nifti.read_volume(path, case)
 
 
 def _labels(volume: Volume, case: str, path: Path, known: tuple[Structure, ...]) -> npt.NDArray[np.uint8]:
