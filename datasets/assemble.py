@@ -18,6 +18,7 @@ from gtvbench.bench.core.fusion import BACKGROUND, MODALITIES
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.structures import Structure
 from gtvbench.datasets.base import SourceOptions
+from gtvbench.datasets.checks import coverage_note
 from gtvbench.datasets.masks import MaskFile, merged_label
 from gtvbench.datasets.reading import read_image
 from gtvbench.datasets.resample import canonicalised, image_to_grid
@@ -90,7 +91,7 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
         )
         coverage[modality] = 1.0 if share > FULL_COVERAGE else share
         if coverage[modality] < 1:
-            notes.append(f"{modality} covers {100 * share:.0f} % of the grid; the rest holds {BACKGROUND[modality]:g}")
+            notes.append(coverage_note(modality, share))
     return SourceCase(
         files.name, files.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes)
     )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.digest import digest_array
 from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.fusion import BACKGROUND
 from gtvbench.bench.core.structures import Structure, check_labels
 
 #: A face whose margin lies this close (mm, or a voxel where that is more) to the cohort's median counts as constant ...
@@ -106,6 +107,17 @@ def case_findings(
     for modality, volume in case.images.items():
         found += _value_findings(case.name, modality, volume)
     return found
+
+
+def coverage_note(modality: str, share: float) -> str:
+    """The note that a source leaves on a case whose modality covers a part of the grid only."""
+    return f"{modality} covers {_percent(share)} of the grid; the rest holds {BACKGROUND[modality]:g}"
+
+
+def note_findings(case: SourceCase) -> list[Finding]:
+    """The source's notes on a case as warnings, but for partial coverage: that is told once for the cohort."""
+    told = {coverage_note(m, share) for m, share in case.coverage.items() if share < 1}
+    return [Finding("warning", note, case.name) for note in case.notes if note not in told]
 
 
 def cohort_findings(facts: Iterable[Facts]) -> list[Finding]:
