@@ -80,7 +80,7 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
                 f"method {name!r} needs the setting {', '.join(missing)}",
                 remedy=f"write it under 'methods: {name}:' in the study file",
             )
-        return [Arm(name, name, adapter, NO_FUSION, 1, {}, skip=f"the study sets no {', '.join(missing)} for it")]
+        return []  # nobody asked for it: `all` takes what can run as it is
     try:
         options = cls.Options.model_validate(entry.options)
     except ValidationError as error:

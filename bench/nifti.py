@@ -84,7 +84,7 @@ def write_volume(array: npt.NDArray[Any], grid: Grid, path: Path, compress: bool
     suffix = next((s for s in SUFFIXES if path.name.endswith(s)), ".nii.gz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise StoreError(f"the file cannot be written: {error.strerror}", file=path) from error

@@ -102,6 +102,7 @@ class Store:
                 remedy="wait for it to end, or choose another folder with --out",
             )
         self._lock = descriptor
+        self._sweep()
         identity = self.folder / "run.json"
         if identity.exists():
             record = _read_json(identity)
@@ -122,6 +123,14 @@ class Store:
         else:
             write_atomically(identity, json.dumps({"study": study, "schema": SCHEMA}) + "\n")
         return descriptor
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left half-written; nobody else writes here while the lock is held."""
+        for path in [p for p in self.folder.rglob(".*") if p.name.startswith((".part-", ".old-"))]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock."""

@@ -109,7 +109,9 @@ def test_missing_weights_are_a_skip_under_all_and_an_error_when_named(
     monkeypatch.setenv("GTVBENCH_WEIGHTS", str(tmp_path))
     arms = {arm.name: arm for arm in plan_arms(study(), tmp_path, ["CT"], ["all"])}
     assert "lite_medsam.pth" in str(arms["litemedsam-zero-shot.ct-only"].skip)
-    assert "folder" in str(arms["predictions"].skip)
+    assert "predictions" not in arms
+    with pytest.raises(StudyError, match="needs the setting folder"):
+        plan_arms(study(), tmp_path, ["CT"], ["predictions"])
     with pytest.raises(BenchError, match=r"lite_medsam\.pth"):
         plan_arms(study(), tmp_path, ["CT"], ["litemedsam-zero-shot"])
 

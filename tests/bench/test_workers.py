@@ -99,7 +99,7 @@ def workers_on(folder: Path) -> list[psutil.Process]:
 
 
 def finished_steps(run: Path) -> dict[str, int]:
-    return {str(p.relative_to(run)): p.stat().st_mtime_ns for p in (run / "steps").rglob("*.json")}
+    return {str(p.relative_to(run)): p.stat().st_mtime_ns for p in (run / "steps").rglob("[!.]*.json")}
 
 
 def comparable(run: Path) -> pd.DataFrame:
@@ -139,4 +139,4 @@ def test_kills_at_random_moments_lose_nothing_and_change_nothing(tmp_path: Path,
         assert redone == [], f"{target} killed, computed again: {redone}"
     assert start(tmp_path, plugins, "killed").wait(120) == 0, (tmp_path / "log.txt").read_text()
     pd.testing.assert_frame_equal(comparable(run), comparable(tmp_path / "whole"))
-    assert not [path for path in run.rglob("*") if path.name.startswith((".part-", ".old-")) and path.is_dir()]
+    assert not [path for path in run.rglob(".*") if path.name.startswith((".part-", ".old-"))]
