@@ -10,7 +10,7 @@ from gtvbench.bench.cohort import open_cohort
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.progress import Display
 from gtvbench.bench.study import Study
-from gtvbench.datasets.checks import Finding, case_findings, cohort_findings, facts_of
+from gtvbench.datasets.checks import Finding, case_findings, cohort_findings, facts_of, note_findings
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def check_study(study: Study, base: Path, display: Display) -> CheckResult:
                 findings.append(_finding(error, entry.name))
                 continue
             findings += case_findings(case, cohort.structures, cohort.modalities)
-            findings += [Finding("warning", note, entry.name) for note in case.notes]
+            findings += note_findings(case)
             findings += [Finding("warning", text, entry.name) for text in cohort.source.findings(entry, case)]
             facts.append(facts_of(case))
             display.advance(entry.name)

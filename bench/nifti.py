@@ -13,7 +13,7 @@ import SimpleITK as sitk  # noqa: N813 - the name the field uses
 
 from gtvbench.bench.core.errors import DataError, StoreError
 from gtvbench.bench.core.geometry import Grid, Volume
-from gtvbench.bench.integrity import check_whole
+from gtvbench.bench.nifti_integrity import check_nifti
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
@@ -47,7 +47,7 @@ def read_volume(path: Path, case: str | None = None) -> Volume:
     """
     if not path.is_file():
         raise DataError("image file not found", case=case, file=path, remedy="check the study's patterns and paths")
-    check_whole(path, case)
+    check_nifti(path, case)  # ITK reads a truncated NIfTI as zeros, and NaN as anything, without a word
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

@@ -17,10 +17,10 @@ from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.fusion import BACKGROUND, MODALITIES
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.structures import Structure
+from gtvbench.bench.nifti import read_volume
 from gtvbench.datasets.base import SourceOptions
 from gtvbench.datasets.checks import coverage_note
 from gtvbench.datasets.masks import MaskFile, merged_label
-from gtvbench.datasets.reading import read_image
 from gtvbench.datasets.resample import canonicalised, image_to_grid
 
 #: Shares of the grid covered that round to the whole.
@@ -64,7 +64,7 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
     Raises DataError, naming case and file, for unreadable files, NaN, unknown label values, and grids that have nothing
     in common.
     """
-    volume = read_image(files.images[files.reference], files.name)
+    volume = read_volume(files.images[files.reference], files.name)
     original = volume.grid
     turned, turn = canonicalised(volume)
     grid, array = turned.grid, turned.array
@@ -87,7 +87,7 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
             continue
         path = files.images[modality]
         images[modality], share = image_to_grid(
-            read_image(path, files.name), grid, BACKGROUND[modality], case=files.name, file=path
+            read_volume(path, files.name), grid, BACKGROUND[modality], case=files.name, file=path
         )
         coverage[modality] = 1.0 if share > FULL_COVERAGE else share
         if coverage[modality] < 1:

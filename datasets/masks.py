@@ -14,8 +14,8 @@ from pydantic import model_validator
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.geometry import Grid, Volume
 from gtvbench.bench.core.structures import Structure
+from gtvbench.bench.nifti import read_volume
 from gtvbench.datasets.base import SourceOptions
-from gtvbench.datasets.reading import read_image
 from gtvbench.datasets.resample import labels_to_grid
 
 
@@ -123,7 +123,7 @@ def merged_label(
     label = np.zeros(grid.shape, np.uint8)
     notes = []
     for item in files:
-        found = read_image(item.path, case)
+        found = read_volume(item.path, case)
         values = translated(found.array, item.meaning, case=case, file=item.path)
         marked_ml = np.count_nonzero(values) * found.grid.voxel_volume_mm3 / 1000
         part, moved = labels_to_grid(Volume(values, found.grid), grid, case=case, file=item.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 import os
@@ -17,7 +16,6 @@ import pytest
 from gtvbench.bench import nifti
 from gtvbench.bench.core.errors import DataError, StoreError, StudyError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.integrity import check_whole, expected_bytes
 from gtvbench.bench.score_folders import COLUMNS, FolderScores, match, problem_lines, score_folders, summary_rows
 
 DATA = Path(os.environ.get("GTVBENCH_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -188,7 +186,7 @@ def test_unknown_labels_in_a_reference_are_an_error(folders: tuple[Path, Path]) 
 def test_a_truncated_reference_is_an_error_with_case_and_file(folders: tuple[Path, Path]) -> None:
     path = folders[0] / "c.nii.gz"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(DataError, match="truncated or damaged") as caught:
+    with pytest.raises(DataError, match="cannot be read") as caught:
         score_folders(*folders, STRUCTURES)
     assert (caught.value.case, caught.value.file) == ("c", str(path))
 
@@ -278,41 +276,6 @@ def test_results_that_cannot_be_written_are_an_error(folders: tuple[Path, Path],
 
 
 # ---- whole files
-
-
-def test_a_whole_file_of_either_byte_order_or_version_passes(tmp_path: Path) -> None:
-    header = np.zeros(352, np.uint8)
-    for order in "<>":
-        header[0:4].view(f"{order}i4")[:] = 348
-        header[40:56].view(f"{order}i2")[:] = (3, 4, 5, 6, 1, 1, 1, 1)
-        header[72:74].view(f"{order}i2")[:] = 16
-        header[108:112].view(f"{order}f4")[:] = 352
-        assert expected_bytes(header.tobytes()) == 352 + 4 * 5 * 6 * 2
-    second = np.zeros(544, np.uint8)
-    second[0:4].view("<i4")[:] = 540
-    second[14:16].view("<i2")[:] = 8
-    second[16:80].view("<i8")[:] = (3, 4, 5, 6, 1, 1, 1, 1)
-    second[168:176].view("<i8")[:] = 544
-    assert expected_bytes(second.tobytes()) == 544 + 120
-    path = tmp_path / "second.nii"
-    path.write_bytes(second.tobytes() + bytes(120))
-    check_whole(path)
-    path.write_bytes(second.tobytes() + bytes(119))
-    with pytest.raises(DataError, match="it has 663 bytes where its header announces 664"):
-        check_whole(path, "second")
-
-
-def test_a_flipped_bit_in_a_compressed_file_is_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "a.nii.gz"
-    nifti.write_volume(label(), GRID, path)
-    check_whole(path)
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    content[-1] ^= 1
-    damaged = bytearray(gzip.compress(bytes(content)))
-    damaged[-8:-4] = path.read_bytes()[-8:-4]
-    path.write_bytes(bytes(damaged))
-    with pytest.raises(DataError, match="truncated or damaged"):
-        check_whole(path)
 
 
 # ---- real masks

@@ -1,0 +1,106 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gtvbench.bench.conformance import conformance
+
+
+def bench(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from gtvbench.bench.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300)
+
+
+def test_listing_methods_does_not_import_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom gtvbench.bench import cli\nrows = cli._listing('methods')\n"
+        "assert [r['name'] for r in rows], rows\nassert 'torch' not in sys.modules\n"
+        "from gtvbench.reports import page\nassert 'torch' not in sys.modules and 'SimpleITK' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("what", ["methods", "datasets", "fusions", "prompts"])
+def test_everything_can_be_listed_for_people_and_machines(tmp_path: Path, what: str) -> None:
+    assert bench("list", what, cwd=tmp_path).returncode == 0
+    rows = json.loads(bench("list", what, "--json", cwd=tmp_path).stdout)
+    assert rows and all(row["name"] for row in rows)
+
+
+def test_an_unknown_method_is_answered_with_the_nearest_name_and_no_traceback(tmp_path: Path) -> None:
+    done = bench("run", "--methods", "box-elipse", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean box-ellipse" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_demo_study_is_ready(tmp_path: Path) -> None:
+    done = bench("check", "--log", "quiet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith("ready: 16 patients, 0 errors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_writes_a_study_that_is_read_and_never_overwrites_one(tmp_path: Path) -> None:
+    assert bench("init", cwd=tmp_path).returncode == 0
+    assert bench("init", cwd=tmp_path).returncode == 2
+    done = bench("check", "study.yaml", cwd=tmp_path)
+    assert done.returncode == 2 and "data" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_ends_with_the_reports_path_and_its_report_can_be_made_again(tmp_path: Path) -> None:
+    settings = ["--set", "dataset.patients=3", "--set", "split.counts={train: 1, test: 2}"]
+    done = bench("run", "--methods", "box-fill", "--log", "json", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = tmp_path / done.stdout.strip().splitlines()[-1]
+    assert report == tmp_path / "runs" / "phantom-demo" / "report" / "index.html"
+    first = report.read_bytes()
+    assert {json.loads(line)["level"] for line in done.stderr.splitlines() if line.startswith("{")} == {"info"}
+    assert bench("report", "runs/phantom-demo", cwd=tmp_path).returncode == 0
+    assert report.read_bytes() == first
+
+
+def test_an_example_package_adds_a_method_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(__file__).parent.parent / "example_package"
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    command += ["--disable-pip-version-check", "--target", str(site), str(source)]
+    installed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.fail(installed.stderr)
+    assert len((source / "gtvbench_threshold" / "__init__.py").read_text().splitlines()) <= 60
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.syspath_prepend(str(site))
+    names = [row["name"] for row in json.loads(bench("list", "methods", "--json", cwd=tmp_path).stdout)]
+    assert "pet-threshold" in names
+    results = conformance("pet-threshold", folder=tmp_path / "conformance")
+    assert [(r.title, r.detail) for r in results if not r.passed] == []
+    done = bench(
+        "run", "--methods", "box-fill,pet-threshold", "--set", "dataset.patients=3",
+        "--set", "split.counts={train: 1, test: 2}", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    arms = json.loads((tmp_path / "runs" / "phantom-demo" / "arms.json").read_text())
+    assert {arm["arm"]: arm["status"] for arm in arms} == {
+        "box-fill": "complete",
+        "pet-threshold.multimodal": "complete",
+    }
+
+
+@pytest.mark.parametrize("name", ["box-fill", "box-ellipse"])
+def test_the_reference_arms_conform(name: str) -> None:
+    assert [(r.title, r.detail) for r in conformance(name) if not r.passed] == []
+
+
+def test_litemedsam_conforms() -> None:
+    options = ["weights=demo", "image-size=32", "fusions=[multimodal]"]
+    assert [(r.title, r.detail) for r in conformance("litemedsam-zero-shot", options) if not r.passed] == []
+
+
+@pytest.mark.slow
+def test_litemedsam_conforms_when_it_is_fine_tuned() -> None:
+    options = ["weights=demo", "image-size=32", "fusions=[multimodal]", "epochs=1"]
+    assert [(r.title, r.detail) for r in conformance("litemedsam-fine-tuned", options) if not r.passed] == []
