@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import get_args
 
 import torch
 from timm.models.tiny_vit import Attention, ConvNorm
@@ -11,19 +10,6 @@ from torch import Tensor, nn
 
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
 from gtvbench.adapters.litemedsam.options import Precision
-from gtvbench.bench.core.errors import StudyError
-
-
-def parse_precision(text: str) -> Precision:
-    """Check a precision's name.
-
-    Raises:
-        StudyError: the name is unknown.
-    """
-    for known in get_args(Precision):
-        if text == known:
-            return text  # type: ignore[return-value]
-    raise StudyError(f"precision {text!r} is unknown", remedy=f"use {' or '.join(get_args(Precision))}")
 
 
 class FastLiteMedSAM:

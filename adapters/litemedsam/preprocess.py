@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from gtvbench.adapters.litemedsam.options import Normalisation
-from gtvbench.bench.core.errors import StudyError
 
 
 @dataclass(frozen=True)
@@ -37,18 +36,6 @@ class Frame:
         """Height and width of the slice in the frame, without the padding."""
         height, width = (max(1, int(side * self.scale + 0.5)) for side in self.original)
         return height, width
-
-
-def parse_normalisation(text: str) -> Normalisation:
-    """Check a normalisation's name.
-
-    Raises:
-        StudyError: the name is unknown.
-    """
-    for known in get_args(Normalisation):
-        if text == known:
-            return text  # type: ignore[return-value]
-    raise StudyError(f"normalisation {text!r} is unknown", remedy=f"use {' or '.join(get_args(Normalisation))}")
 
 
 def slice_to_frame(

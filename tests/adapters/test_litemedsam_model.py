@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM, parse_precision
+from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
-from gtvbench.bench.core.errors import StudyError
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -90,9 +89,3 @@ def test_bfloat16_stays_close_and_returns_float32(model: LiteMedSAM) -> None:
     rough = FastLiteMedSAM(model, CPU, "bfloat16").encode(images)
     assert rough.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
-
-
-def test_an_unknown_precision_is_refused() -> None:
-    assert parse_precision("bfloat16") == "bfloat16"
-    with pytest.raises(StudyError, match="int8"):
-        parse_precision("int8")

@@ -11,11 +11,9 @@ from gtvbench.adapters.litemedsam.preprocess import (
     boxes_to_frame,
     logits_to_probability,
     mask_to_frame,
-    parse_normalisation,
     resize_area,
     slice_to_frame,
 )
-from gtvbench.bench.core.errors import StudyError
 
 
 @pytest.mark.parametrize(
@@ -57,9 +55,6 @@ def test_a_constant_slice_becomes_zero_and_not_nan() -> None:
 
 def test_fixed_normalisation_divides_by_255() -> None:
     assert slice_to_frame(np.full((8, 8, 3), 51, np.uint8), 8, "fixed") == pytest.approx(0.2)
-    assert parse_normalisation("fixed") == "fixed"
-    with pytest.raises(StudyError, match="z-score"):
-        parse_normalisation("z-score")
 
 
 def test_boxes_become_corner_pixels_of_the_frame() -> None:
