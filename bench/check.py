@@ -7,10 +7,11 @@ from pathlib import Path
 
 from gtvbench.bench.arms import Arm, plan_arms
 from gtvbench.bench.cohort import open_cohort
+from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.progress import Display
 from gtvbench.bench.study import Study
-from gtvbench.datasets.checks import Finding, case_findings, cohort_findings, facts_of, note_findings
+from gtvbench.datasets.checks import Finding, case_findings, cohort_findings, facts_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def check_study(study: Study, base: Path, display: Display) -> CheckResult:
     cohort = open_cohort(study, base)
     findings: list[Finding] = []
     facts = []
+    notes: dict[str, tuple[str, ...]] = {}
     with display.phase("Reading patients", len(cohort.used)):
         for entry in cohort.used:
             try:
@@ -39,10 +41,11 @@ def check_study(study: Study, base: Path, display: Display) -> CheckResult:
                 findings.append(_finding(error, entry.name))
                 continue
             findings += case_findings(case, cohort.structures, cohort.modalities)
-            findings += note_findings(case)
+            notes[case.name] = case.notes
             findings += [Finding("warning", text, entry.name) for text in cohort.source.findings(entry, case)]
             facts.append(facts_of(case))
             display.advance(entry.name)
+    findings += [Finding("warning", line) for line in gathered_notes(notes)]
     findings += cohort_findings(facts)
     arms: list[Arm] = []
     try:

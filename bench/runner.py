@@ -13,6 +13,7 @@ import numpy as np
 from gtvbench.bench import nifti, provenance, registry, results
 from gtvbench.bench.arms import Arm, plan_arms
 from gtvbench.bench.cohort import Cohort, open_cohort
+from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.digest import digest_file, digest_json
 from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, BenchError, DataError, DigestError
 from gtvbench.bench.core.geometry import Grid, Reorientation
@@ -23,6 +24,7 @@ from gtvbench.bench.progress import LOGGER, Display
 from gtvbench.bench.scoring import definition, score_case
 from gtvbench.bench.store import Store, step_key, write_atomically
 from gtvbench.bench.study import Study
+from gtvbench.datasets.checks import partial_coverage
 
 FIT_VERSION = 1
 PREDICT_VERSION = 1
@@ -100,8 +102,6 @@ class Run:
                     self.computed["prepare"] += 1
                     prepared = load_prepared(self.store, key, entry.name)
                     assert prepared is not None
-                    for note in prepared.meta["notes"]:
-                        LOGGER.warning("%s: %s", entry.name, note)
                 self.prepared[entry.name] = prepared
                 self.display.advance(entry.name)
         if errors:
@@ -110,6 +110,11 @@ class Run:
                 + "\n".join(str(error) for error in errors),
                 remedy="correct them, or leave them out of the split; what is prepared is kept",
             )
+        if self.computed["prepare"]:
+            metas = {name: prepared.meta for name, prepared in self.prepared.items()}
+            lines = gathered_notes({name: meta["notes"] for name, meta in metas.items()})
+            for line in lines + partial_coverage({name: meta["coverage"] for name, meta in metas.items()}):
+                LOGGER.warning("%s", line)
 
     def _draw_prompts(self) -> None:
         policy = policy_from(self.study.prompts.policy)
@@ -327,7 +332,7 @@ class Run:
             "modalities": list(self.cohort.modalities),
             "coverage": {name: meta["coverage"] for name, meta in used.items()},
             "grid": {n: {"shape": m["grid"]["shape"], "spacing": m["grid"]["spacing"]} for n, m in used.items()},
-            "notes": [f"{name}: {note}" for name, meta in used.items() for note in meta["notes"]],
+            "notes": gathered_notes({name: meta["notes"] for name, meta in used.items()}),
         }  # fmt: skip
 
     def _report(self, build: Any, version: int) -> Path:

@@ -19,7 +19,6 @@ from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.nifti import read_volume
 from gtvbench.datasets.base import SourceOptions
-from gtvbench.datasets.checks import coverage_note
 from gtvbench.datasets.masks import MaskFile, merged_label
 from gtvbench.datasets.resample import canonicalised, image_to_grid
 
@@ -75,8 +74,8 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
         label, array = np.ascontiguousarray(label[cut]), array[cut]
         original = cropped(original, _in_original(bounds, grid, turn))
         notes.append(
-            f"re-cropped off-centre from {_size(grid)} to {_size(turn.apply_to_grid(original))} voxels (z, y, x): each "
-            f"face {crop.margin_mm[0]:g} to {crop.margin_mm[1]:g} mm beyond the reference, seed {crop.seed}"
+            f"re-cropped off-centre: each face {crop.margin_mm[0]:g} to {crop.margin_mm[1]:g} mm beyond the reference, "
+            f"seed {crop.seed}"
         )
         grid = turn.apply_to_grid(original)
     images: dict[str, npt.NDArray[np.float32]] = {}
@@ -90,8 +89,6 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
             read_volume(path, files.name), grid, BACKGROUND[modality], case=files.name, file=path
         )
         coverage[modality] = 1.0 if share > FULL_COVERAGE else share
-        if coverage[modality] < 1:
-            notes.append(coverage_note(modality, share))
     return SourceCase(
         files.name, files.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes)
     )
@@ -166,7 +163,3 @@ def _in_original(bounds: Bounds, grid: Grid, turn: Reorientation) -> Bounds:
         low, high = bounds[axis]
         own[source] = (grid.shape[axis] - high, grid.shape[axis] - low) if flip else (low, high)
     return own[0], own[1], own[2]
-
-
-def _size(grid: Grid) -> str:
-    return " x ".join(str(n) for n in grid.shape)

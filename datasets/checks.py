@@ -109,21 +109,27 @@ def case_findings(
     return found
 
 
-def coverage_note(modality: str, share: float) -> str:
-    """The note that a source leaves on a case whose modality covers a part of the grid only."""
-    return f"{modality} covers {_percent(share)} of the grid; the rest holds {BACKGROUND[modality]:g}"
-
-
-def note_findings(case: SourceCase) -> list[Finding]:
-    """The source's notes on a case as warnings, but for partial coverage: that is told once for the cohort."""
-    told = {coverage_note(m, share) for m, share in case.coverage.items() if share < 1}
-    return [Finding("warning", note, case.name) for note in case.notes if note not in told]
-
-
 def cohort_findings(facts: Iterable[Facts]) -> list[Finding]:
     """What is wrong with a cohort: leakage by duplicates, tell-tale margins, partial coverage, unequal spacings."""
     cases = sorted(facts, key=lambda f: f.case)
-    return [*_duplicates(cases), *_margins(cases), *_coverage(cases), *_spacings(cases)]
+    partial = [Finding("warning", line) for line in partial_coverage({f.case: f.coverage for f in cases})]
+    return [*_duplicates(cases), *_margins(cases), *partial, *_spacings(cases)]
+
+
+def partial_coverage(coverage: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A line for each modality whose field of view leaves a part of the grid uncovered, from the shares by case."""
+    lines = []
+    for modality in sorted({m for shares in coverage.values() for m in shares}):
+        short = sorted((shares[modality], c) for c, shares in coverage.items() if shares.get(modality, 1.0) < 1.0)
+        if not short:
+            continue
+        listed = ", ".join(f"{case} {_percent(share)}" for share, case in short[:5])
+        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+        lines.append(
+            f"{modality} does not cover the whole grid in {len(short)} of {len(coverage)} cases: {listed}{more}; the "
+            f"rest holds {BACKGROUND[modality]:g}"
+        )
+    return lines
 
 
 def constant_faces(cases: Sequence[Facts]) -> list[int]:
@@ -194,24 +200,6 @@ def _margins(cases: Sequence[Facts]) -> list[Finding]:
             remedy="use uncropped images, or the 'crop' option of the folders source (off-centre, seeded)",
         )
     ]
-
-
-def _coverage(cases: Sequence[Facts]) -> list[Finding]:
-    found = []
-    for modality in sorted({m for f in cases for m in f.coverage}):
-        short = sorted((f.coverage[modality], f.case) for f in cases if f.coverage.get(modality, 1.0) < 1.0)
-        if not short:
-            continue
-        listed = ", ".join(f"{case} {_percent(share)}" for share, case in short[:5])
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        found.append(
-            Finding(
-                "warning",
-                f"{modality} does not cover the whole grid in {len(short)} of {len(cases)} cases: {listed}{more}; the "
-                "rest is filled with the background value",
-            )
-        )
-    return found
 
 
 def _spacings(cases: Sequence[Facts]) -> list[Finding]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,18 @@ class SourceCase:
     reorientation: Reorientation
     coverage: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def gathered_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Notes by case as lines, each told once: with the case's name, or with the number of cases that share it."""
+    cases: dict[str, list[str]] = {}
+    for case, told in notes.items():
+        for note in dict.fromkeys(told):
+            cases.setdefault(note, []).append(case)
+    return [
+        f"{named[0]}: {note}" if len(named) == 1 else f"{note} (in {len(named)} of {len(notes)} cases)"
+        for note, named in cases.items()
+    ]
 
 
 @dataclass(frozen=True)

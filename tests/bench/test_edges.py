@@ -1,0 +1,133 @@
+"""Lesions and inputs at the edge of what there is, through the whole run: nothing crashes, nothing is lost."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from gtvbench.bench.core.cases import gathered_notes
+from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.nifti import to_image, write_volume
+
+Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
+
+SHAPE = (6, 40, 48)
+GRID = Grid(SHAPE, (3.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+IMAGES = ("CT", "PET", "T1w", "T2w")
+CASES = ["a", "b", "c"]
+SPLIT = {"lists": {"train": ["a"], "validation": ["b"], "test": ["c"]}}
+DATASET = {
+    "source": "folders",
+    "path": "data",
+    "images": {m: f"{m}.nii.gz" for m in IMAGES},
+    "masks": [{"file": "label.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
+}
+ZERO_SHOT = {"litemedsam-zero-shot": {"weights": "demo", "image-size": 64, "fusions": ["multimodal"]}}
+
+
+def sphere() -> npt.NDArray[np.uint8]:
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:4, 10:18, 12:20] = 1
+    return label
+
+
+def write_cohort(folder: Path, test_label: npt.NDArray[np.uint8]) -> None:
+    rng = np.random.default_rng(0)
+    for name in CASES:
+        label = test_label if name == "c" else sphere()
+        for modality in IMAGES:
+            volume = rng.normal(0, 10, SHAPE) + 60 * (label > 0)
+            write_volume(volume.astype(np.float32), GRID, folder / "data" / name / f"{modality}.nii.gz")
+        write_volume(label, GRID, folder / "data" / name / "label.nii.gz")
+
+
+def corner() -> npt.NDArray[np.uint8]:
+    """T in the first corner of the volume, N in the last."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[:2, :9, :7] = 1
+    label[-2:, -8:, -9:] = 2
+    return label
+
+
+def touching() -> npt.NDArray[np.uint8]:
+    """T and N share a face, and N is two instances in one slice."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[2:4, 10:18, 12:20] = 1
+    label[2:4, 10:18, 20:28] = 2
+    label[2, 30:34, 30:36] = 2
+    return label
+
+
+def single_slice() -> npt.NDArray[np.uint8]:
+    label = np.zeros(SHAPE, np.uint8)
+    label[3, 5:17, 20:30] = 1
+    label[0, 25:31, 5:13] = 2
+    return label
+
+
+def one_pixel() -> npt.NDArray[np.uint8]:
+    label = np.zeros(SHAPE, np.uint8)
+    label[2, 20, 20] = 1
+    label[5, 39, 47] = 2
+    return label
+
+
+@pytest.mark.parametrize("make", [corner, touching, single_slice, one_pixel])
+def test_lesions_at_the_edge_are_prompted_segmented_and_scored(make: Any, execute: Execute, tmp_path: Path) -> None:
+    label = make()
+    write_cohort(tmp_path, label)
+    changes = {"dataset": DATASET, "split": SPLIT, "methods": ZERO_SHOT, "prompts": {"policy": "tight"}}
+    outcome, run = execute(["box-fill", "litemedsam-zero-shot"], **changes)
+    assert outcome.exit_code == 0
+    table = pd.read_parquet(run.folder / "scores.parquet")
+    assert set(table["status"]) <= {"ok", "pred_empty"}
+    whole = table[(table["metric"] == "dsc") & (table["scope"] == "volume") & (table["arm"] == "box-fill")]
+    # Every lesion here is a rectangle in its slice, so that the tight box is the lesion: prompts, predictions and
+    # scores must agree to the voxel.
+    assert dict(zip(whole["structure"], whole["value"], strict=True)) == {"GTV-T": 1.0, "GTV-N": 1.0}
+    assert np.isfinite(table["value"]).all()
+    boxes = run.prompts["c"].rows()
+    assert {(r["structure"], r["slice"]) for r in boxes} == {
+        (int(value), int(z)) for value in (1, 2) for z in np.flatnonzero((label == value).any(axis=(1, 2)))
+    }
+
+
+def test_every_bad_case_is_named_before_any_arm_starts(execute: Execute, tmp_path: Path) -> None:
+    write_cohort(tmp_path, sphere())
+    data = tmp_path / "data"
+    broken = np.zeros(SHAPE, np.float32)
+    broken[1, 2, 3] = np.nan
+    sitk.WriteImage(to_image(broken, GRID), str(data / "a" / "PET.nii.gz"))  # write_volume refuses NaN
+    whole = (data / "b" / "T1w.nii.gz").read_bytes()
+    (data / "b" / "T1w.nii.gz").write_bytes(whole[: len(whole) // 2])
+    write_volume(np.zeros(SHAPE, np.uint8), GRID, data / "c" / "label.nii.gz")
+    with pytest.raises(DataError, match="3 of 3 cases cannot be used") as caught:
+        execute(["box-fill"], dataset=DATASET, split=SPLIT)
+    message = str(caught.value)
+    for word in ("PET.nii.gz", "NaN", "T1w.nii.gz", "the reference label map is empty"):
+        assert word in message
+    assert not (tmp_path / "run" / "arms").exists() or not list((tmp_path / "run" / "arms").iterdir())
+
+
+def test_good_cases_are_kept_while_a_bad_one_is_repaired(execute: Execute, tmp_path: Path) -> None:
+    write_cohort(tmp_path, sphere())
+    missing = tmp_path / "data" / "b" / "T2w.nii.gz"
+    whole = missing.read_bytes()
+    missing.unlink()
+    with pytest.raises(DataError, match="1 of 3 cases cannot be used"):
+        execute(["box-fill"], dataset=DATASET, split=SPLIT)
+    missing.write_bytes(whole)
+    outcome, _ = execute(["box-fill"], dataset=DATASET, split=SPLIT)
+    assert outcome.exit_code == 0 and outcome.computed["prepare"] == 1
+
+
+def test_notes_that_cases_share_are_told_once() -> None:
+    assert gathered_notes({"a": ["odd", "cropped"], "b": ["cropped"], "c": []}) == [
+        "a: odd",
+        "cropped (in 2 of 3 cases)",
+    ]
