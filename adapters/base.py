@@ -8,11 +8,10 @@ synchronisation, warm-up, files, seeds and scores; an adapter never sees the ref
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,8 @@ from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.core.fusion import FUSIONS
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
+from gtvbench.bench.timing import Clock as Clock
+from gtvbench.bench.timing import Recorder as Recorder
 
 LabelMap = npt.NDArray[np.uint8]
 
@@ -76,20 +77,8 @@ class Context:
     base: Path
 
 
-class Recorder(Protocol):
-    """Receives one call an epoch while a method is trained; the harness takes the time between calls."""
-
-    def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
-        """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch."""
-        ...
-
-
-class Clock(Protocol):
-    """Times a stage of prediction, the device synchronised before and after."""
-
-    def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> AbstractContextManager[None]:
-        """Time what runs inside `with`; `slice` -1 stands for the whole volume."""
-        ...
+#: A case to predict: what the method may see of it, and the clock of its stages.
+Task = tuple[Images, Prompts, Clock]
 
 
 class Adapter(ABC):
@@ -100,6 +89,11 @@ class Adapter(ABC):
 
     def __init__(self, context: Context) -> None:
         self.context = context
+
+    @classmethod
+    def unavailable(cls, options: Any) -> str | None:
+        """Why the method cannot run on this machine (a library missing or too old), told before any work; or None."""
+        return None
 
     @classmethod
     def input_files(cls, options: Any, base: Path, case: str) -> list[Path]:
@@ -124,6 +118,21 @@ class Adapter(ABC):
     @abstractmethod
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
         """Label map (z, y, x), uint8, of one case; slice and volume methods implement it for their kind."""
+
+    def predictions(self, cases: Iterable[Task]) -> Iterator[tuple[str, LabelMap | Exception]]:
+        """Name and label map, or what went wrong, of case after case.
+
+        A method that reads, computes and exports several cases at once overrides this; its case time is then the sum of
+        its stages.
+        """
+        for images, prompts, clock in cases:
+            try:
+                with clock.measure("case"):
+                    label = self.predict(images, prompts, clock)
+            except Exception as error:
+                yield images.case, error
+            else:
+                yield images.case, label
 
 
 class VolumeMethod(Adapter):

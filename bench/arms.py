@@ -94,8 +94,10 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
         "version": needs.version,
         "cut": options.cut(),
     }
-    fusions = (entry.fusions or needs.fusions) if needs.fusions else (NO_FUSION,)
-    skip = None
+    fusions = (entry.fusions or _default_fusions(needs.fusions, modalities)) if needs.fusions else (NO_FUSION,)
+    skip = cls.unavailable(options)
+    if skip is not None and named:
+        raise StudyError(f"method {name!r} cannot run here: {skip}")
     if needs.weights is not None or entry.weights is not None:
         try:
             facts |= _weights(entry.weights or needs.weights or "", base)
@@ -111,6 +113,13 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
             parts += [f"seed{index}"] if study.seeds > 1 and needs.trains else []
             arms.append(Arm(".".join(parts), name, adapter, fusion, index, skip=skip or unavailable, **facts))
     return arms
+
+
+def _default_fusions(fusions: tuple[str, ...], modalities: Sequence[str]) -> tuple[str, ...]:
+    """A method's own fusions; where the data can serve none of them, those that they can."""
+    if any(FUSIONS[name].unavailable(modalities) is None for name in fusions):
+        return fusions
+    return tuple(name for name, fusion in FUSIONS.items() if fusion.unavailable(modalities) is None) or fusions
 
 
 def _weights(name: str, base: Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from gtvbench.bench.core.errors import DataError, StoreError
 from gtvbench.bench.core.fusion import MODALITIES, display_range, to_uint8
 from gtvbench.bench.core.prompts import Policy, Prompts, draw_prompts
 from gtvbench.bench.core.structures import Structure, check_labels
+from gtvbench.bench.nifti import write_volume
 from gtvbench.bench.store import Store, publish_file, publish_folder, step_key, write_atomically
 
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 PROMPTS_VERSION = 1
 
 
@@ -74,11 +75,12 @@ def publish_case(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for modality in modalities:
-            volume = case.images[modality]
+            volume = case.images[modality].astype("<f4", copy=False)
             low, high = display_range(modality, volume)
-            np.save(part / f"{modality}.npy", volume.astype(np.float32, copy=False))
+            # Uncompressed NIfTI: it can be memory-mapped, and linked to by methods that read files.
+            write_volume(volume, case.grid, part / f"{modality}.nii")
             np.save(part / f"{modality}.uint8.npy", to_uint8(volume, low, high))
-            digests[modality] = digest_array(np.load(part / f"{modality}.npy", mmap_mode="r"))
+            digests[modality] = digest_array(volume)
         label = np.ascontiguousarray(case.label, np.uint8)
         images_digest = digest_json({"grid": case.grid.as_dict(), "images": digests})
         meta = {
@@ -93,6 +95,9 @@ def publish_case(
             "digest": images_digest,
         }
         (part / "case.json").write_text(json.dumps(meta, indent=1) + "\n")
+    except StoreError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise StoreError(

@@ -15,6 +15,7 @@ import psutil
 
 _PACKAGES = (
     "numpy", "scipy", "pandas", "SimpleITK", "surface-distance", "torch", "torchvision", "timm", "segment-anything",
+    "nnunetv2",
 )  # fmt: skip
 
 

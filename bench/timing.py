@@ -1,11 +1,29 @@
-"""The clock of prediction: stages are timed with the device synchronised before and after."""
+"""What times a method: the record of its epochs, and the clock of its stages, the device synchronised around each."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+
+class Recorder(Protocol):
+    """Receives one call an epoch while a method is trained; the harness takes the time between calls."""
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
+        """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch."""
+        ...
+
+
+class Clock(Protocol):
+    """Times a stage of prediction, the device synchronised before and after."""
+
+    def measure(
+        self, stage: str, slice: int = -1, boxes: int = 0, *, device: bool = True
+    ) -> AbstractContextManager[None]:
+        """Time what runs inside `with`; `slice` -1 stands for the whole volume; `device` False: nothing runs on it."""
+        ...
 
 
 class StageClock:
@@ -19,11 +37,23 @@ class StageClock:
         self._synchronise = synchronise
 
     @contextmanager
-    def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> Iterator[None]:
-        """Time what runs inside `with`; nothing is recorded where it raises."""
-        self._synchronise()
+    def measure(self, stage: str, slice: int = -1, boxes: int = 0, *, device: bool = True) -> Iterator[None]:
+        """Time what runs inside `with`; nothing is recorded where it raises.
+
+        `device` False: nothing inside runs on the device, which may be busy with another case and is not waited for.
+        """
+        if device:
+            self._synchronise()
         start = time.perf_counter()
         yield
-        self._synchronise()
+        if device:
+            self._synchronise()
         seconds = time.perf_counter() - start
         self.rows.append({"stage": stage, "slice": slice, "boxes": boxes, "seconds": seconds})
+
+    def complete(self) -> list[dict[str, Any]]:
+        """The rows of a finished case; one whose stages overlapped with other cases' takes the sum of its stages."""
+        if not any(row["stage"] == "case" for row in self.rows):
+            seconds = sum(row["seconds"] for row in self.rows)
+            self.rows.append({"stage": "case", "slice": -1, "boxes": 0, "seconds": seconds})
+        return self.rows

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,9 @@ def main() -> int:
 
 def die_with_parent(parent: int) -> None:
     """Ask the kernel for SIGKILL when the parent dies; elsewhere than on Linux watch standard input close."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request was in place
-            os._exit(1)
+    _killed_with(parent)
+    # A method's own children (data loaders) must not outlive it either.
+    os.register_at_fork(after_in_child=lambda: _killed_with(None))
 
     def watch() -> None:
         # os.read, not sys.stdin: a daemon thread that holds sys.stdin's lock makes the interpreter abort at exit.
@@ -114,6 +113,14 @@ def die_with_parent(parent: int) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _killed_with(parent: int | None) -> None:
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:  # it died before the request was in place
+        os._exit(1)
 
 
 def resolve_device(asked: str) -> str:
@@ -161,8 +168,7 @@ def run_job(job: dict[str, Any], events: Events) -> None:
     first = job["predict"][0]
     adapter.warm_up(_images(store, first["case"]), _prompts(store, arm, first), clock)
     write_atomically(store.arm_folder(arm["name"]) / "load.json", json.dumps(clock.rows) + "\n")
-    for item in job["predict"]:
-        _predict_case(adapter, job, item, store, events)
+    _predict(adapter, job, store, events)
 
 
 def _fit(adapter: Any, job: dict[str, Any], store: Store, events: Events, final: Path) -> None:
@@ -194,27 +200,48 @@ def _fit(adapter: Any, job: dict[str, Any], store: Store, events: Events, final:
     events.send("fit-done", seconds=seconds)
 
 
-def _predict_case(adapter: Any, job: dict[str, Any], item: dict[str, Any], store: Store, events: Events) -> None:
+def _predict(adapter: Any, job: dict[str, Any], store: Store, events: Events) -> None:
+    """Predict every case of the job; a failed one is an event, not the end."""
+    items = {item["case"]: item for item in job["predict"]}
+    clocks: dict[str, StageClock] = {}
+
+    def tasks() -> Iterator[tuple[Images, Prompts, StageClock]]:
+        for case, item in items.items():
+            events.send("case-started", case=case)
+            try:
+                store.forget(f"predict/{job['arm']['name']}/{case}")
+                prompts = _prompts(store, job["arm"], item)
+            except Exception as error:
+                _failed(case, error, events)
+                continue
+            clocks[case] = StageClock(_synchroniser(job["device"]))
+            yield _images(store, case), prompts, clocks[case]
+
+    for case, found in adapter.predictions(tasks()):
+        try:
+            if isinstance(found, Exception):
+                raise found
+            _publish(found, job, items[case], store, clocks[case].complete())
+        except Exception as error:
+            _failed(case, error, events)
+        else:
+            events.send("case-done", case=case)
+
+
+def _failed(case: str, error: Exception, events: Events) -> None:
+    events.send("case-failed", case=case, message=_message(error), traceback="".join(traceback.format_exception(error)))
+
+
+def _publish(found: Any, job: dict[str, Any], item: dict[str, Any], store: Store, timing: list[dict[str, Any]]) -> None:
     arm, case = job["arm"]["name"], item["case"]
-    step = f"predict/{arm}/{case}"
-    events.send("case-started", case=case)
-    try:
-        store.forget(step)
-        images = _images(store, case)
-        clock = StageClock(_synchroniser(job["device"]))
-        with clock.measure("case"):
-            label = adapter.predict(images, _prompts(store, job["arm"], item), clock)
-        label = _checked_label(label, images, job["structures"], arm)
-        turn = images.meta["reorientation"]
-        original = Reorientation(tuple(turn["axes"]), tuple(turn["flips"])).undo(label)
-        path = store.prediction(arm, case)
-        nifti.write_volume(np.ascontiguousarray(original), Grid.from_dict(images.meta["original"]), path)
-        facts = {"digests": item["digests"], "sha256": digest_file(path), "timing": clock.rows}
-        store.finish(step, item["key"], [path], facts)
-    except Exception as error:
-        events.send("case-failed", case=case, message=_message(error), traceback=traceback.format_exc())
-        return
-    events.send("case-done", case=case)
+    images = _images(store, case)
+    label = _checked_label(found, images, job["structures"], arm)
+    turn = images.meta["reorientation"]
+    original = Reorientation(tuple(turn["axes"]), tuple(turn["flips"])).undo(label)
+    path = store.prediction(arm, case)
+    nifti.write_volume(np.ascontiguousarray(original), Grid.from_dict(images.meta["original"]), path)
+    facts = {"digests": item["digests"], "sha256": digest_file(path), "timing": timing}
+    store.finish(f"predict/{arm}/{case}", item["key"], [path], facts)
 
 
 def _checked_label(label: Any, images: Images, structures: dict[str, int], arm: str) -> Any:
@@ -281,6 +308,9 @@ def _peak_device_bytes(device: str) -> int | None:
 def _message(error: Exception) -> str:
     return str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
 
+
+if __name__ == "__mp_main__":  # a process that a method spawned imports the main module under this name
+    _killed_with(None)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -86,14 +86,14 @@ def stage_summary(run: Run) -> pd.DataFrame:
 
 
 def seconds_per_slice(run: Run, arm: str) -> float | None:
-    """Median seconds for one slice: encode + decode where slices are walked, else volume time / slices of the grid."""
+    """Median seconds for one slice: encode + decode where slices are walked, else case time / slices of the grid."""
     found = _observations(run, arm)
     if "slice" in found:
         return float(found["slice"].median())
     if "segment" not in found:
         return None
     volumes = run.timing[arm]
-    volumes = volumes[volumes["stage"] == "segment"]
+    volumes = volumes[volumes["stage"] == "case"]
     shares = [
         float(seconds) / slices
         for case, seconds in zip(volumes["case"], volumes["seconds"], strict=True)

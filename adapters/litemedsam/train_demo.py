@@ -29,6 +29,7 @@ from torch import Tensor
 from gtvbench.adapters.litemedsam.checkpoints import load_model, save_flat
 from gtvbench.adapters.litemedsam.model import LiteMedSAM, forget_cached_biases
 from gtvbench.adapters.litemedsam.preprocess import Frame, boxes_to_frame, slice_to_frame
+from gtvbench.adapters.litemedsam.samples import Batch
 from gtvbench.adapters.litemedsam.shapes import MARGIN_MM, PIXEL_MM, SIDE, ShapeSlice, draw_slice
 from gtvbench.bench.core.digest import digest_file
 
@@ -47,16 +48,6 @@ class Recipe:
     warmup: int = 100
     average: float = 0.995
     seed: int = 1
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images (B, 3, S, S), boxes (N, 4) x0 y0 x1 y1, masks (N, 1, S, S), and the image of every box (N,)."""
-
-    images: Tensor
-    boxes: Tensor
-    masks: Tensor
-    owners: Tensor
 
 
 def make_batch(slices: list[ShapeSlice], most: int, rng: np.random.Generator | None = None) -> Batch:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,6 +41,10 @@ class SourceCase:
     reorientation: Reorientation
     coverage: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+#: Bytes before the voxels of an uncompressed NIfTI-1 file without extensions.
+NIFTI_OFFSET = 352
 
 
 def gathered_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:
@@ -81,10 +86,16 @@ class Images:
         """Modalities of this case, in the order of MODALITIES."""
         return tuple(m for m in MODALITIES if m in self.meta["modalities"])
 
+    def raw_file(self, modality: str) -> Path:
+        """The uncompressed NIfTI file of `raw`, on the reference grid: other programs read it, or a link to it."""
+        return self.folder / f"{modality}.nii"
+
     def raw(self, modality: str) -> npt.NDArray[np.float32]:
         """Volume (z, y, x) in HU, SUV or scanner units, memory-mapped, read-only."""
-        volume: npt.NDArray[np.float32] = np.load(self.folder / f"{modality}.npy", mmap_mode="r")
-        return volume
+        path, shape = self.raw_file(modality), self.grid.shape
+        if not path.is_file() or path.stat().st_size != NIFTI_OFFSET + 4 * math.prod(shape):
+            raise StoreError("a prepared volume is missing or not whole", case=self.case, file=path)
+        return np.memmap(path, "<f4", mode="r", offset=NIFTI_OFFSET, shape=shape)
 
     def scaled(self, modality: str) -> npt.NDArray[np.uint8]:
         """Volume (z, y, x) clipped and scaled to 0-255 (fusion.py), memory-mapped, read-only."""

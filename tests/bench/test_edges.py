@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import DataError

@@ -1,0 +1,162 @@
+"""Training an nnU-Net arm: export, plan, preprocess, train, and keep what prediction needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from gtvbench.adapters.base import Recorder
+from gtvbench.adapters.nnunet.boxes import box_channels, groups
+from gtvbench.adapters.nnunet.dataset import DATASET, Layout, write_splits
+from gtvbench.adapters.nnunet.options import NnunetBoxOptions, NnunetOptions
+from gtvbench.adapters.nnunet.planning import PLANS, plan, preprocess
+from gtvbench.adapters.nnunet.trainer import BEST, FINAL, Hooks, train, trainer_of
+from gtvbench.adapters.nnunet.transforms import FreshBoxes
+from gtvbench.bench.core.cases import TrainingCase
+from gtvbench.bench.core.errors import BenchError, StudyError
+from gtvbench.bench.core.prompts import policy_from
+
+NETWORK_FILE, MODEL_FILE = "network.safetensors", "model.json"
+
+
+def export(
+    root: Path,
+    layout: Layout,
+    training: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    options: NnunetOptions,
+) -> int:
+    """Write the raw data set of training and validation cases; return the number of voxels of all channels."""
+    folder = root / "raw" / DATASET
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "labelsTr").mkdir(parents=True)
+    voxels = 0
+    for case in (*training, *validation):
+        boxes = None
+        if isinstance(options, NnunetBoxOptions):
+            channels = groups(layout.structures, options.boxes == "per-structure")
+            boxes = box_channels(case.prompts, case.images.grid.shape, channels)
+        layout.write_images(folder / "imagesTr", case.images, boxes)
+        layout.write_label(folder / "labelsTr", case)
+        z, y, x = case.images.grid.shape
+        voxels += z * y * x * (len(layout.modalities) + layout.box_channels)
+    layout.write_description(folder, len(training) + len(validation))
+    # Without validation cases the pseudo-Dice is one of training cases; nnU-Net cannot do without any.
+    held_out = [case.case for case in validation] or [case.case for case in training]
+    write_splits(folder / "splits_final.json", [case.case for case in training], held_out)
+    return voxels
+
+
+def fit(
+    root: Path,
+    layout: Layout,
+    training: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    options: NnunetOptions,
+    recorder: Recorder,
+    *,
+    seed: int,
+    device: str,
+    cores: int,
+) -> dict[str, Any]:
+    """Train in `root`/nnunet and leave `network.safetensors` and `model.json` in `root`; return facts for the record.
+
+    The environment is set (planning.set_environment). Called again after a kill, every phase goes on where it was.
+    """
+    work = root / "nnunet"
+    voxels = export(work, layout, training, validation, options)
+    plan(work, options, cores, voxels)
+    preprocess(work, options.configuration, cores, voxels)
+    trainer = _trainer(work, layout, options, recorder, seed, torch.device(device))
+    folder = Path(trainer.output_folder)
+    try:
+        train(trainer, folder)
+    except torch.OutOfMemoryError as error:
+        raise BenchError(
+            f"the GPU ran out of memory while training with patches of {trainer.configuration_manager.patch_size} and "
+            f"a batch of {trainer.configuration_manager.batch_size}",
+            remedy="lower 'gpu-memory-gb' (the planner then chooses a smaller patch) or 'batch-size'",
+        ) from error
+    facts = _keep(trainer, root, folder, options)
+    shutil.rmtree(work)
+    return facts
+
+
+def _trainer(
+    work: Path, layout: Layout, options: NnunetOptions, recorder: Recorder, seed: int, device: torch.device
+) -> Any:
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        base = recursive_find_trainer_class_by_name(options.trainer)
+    except (RuntimeError, AttributeError, ImportError) as error:
+        raise _no_trainer(options.trainer) from error
+    if base is None:
+        raise _no_trainer(options.trainer)
+    folder = work / "preprocessed" / DATASET
+    plans = json.loads((folder / f"{PLANS}.json").read_text())
+    plans["continue_training"] = False  # of the logger; our own resume points are found by their names
+    description = json.loads((folder / "dataset.json").read_text())
+    trainer = trainer_of(base)(plans, options.configuration, 0, description, device)
+    trainer.num_epochs = options.epochs
+    trainer.num_iterations_per_epoch = options.iterations
+    trainer.num_val_iterations_per_epoch = options.validation_iterations
+    trainer.initial_lr = options.learning_rate
+    first = len(layout.modalities) if layout.box_channels else None
+    trainer.hooks = Hooks(seed, recorder.epoch, options.resume_every(), first, _fresh(trainer, layout, options))
+    return trainer
+
+
+def _fresh(trainer: Any, layout: Layout, options: NnunetOptions) -> FreshBoxes | None:
+    if not isinstance(options, NnunetBoxOptions) or not options.fresh_boxes:
+        return None
+    order = trainer.plans_manager.transpose_forward
+    spacing = list(trainer.configuration_manager.spacing)
+    if len(spacing) == 2:  # a 2D configuration keeps the first axis as it is; slices then follow each other along it
+        spacing = [trainer.plans_manager.original_median_spacing_after_transp[0], *spacing]
+    named = groups(layout.structures, options.boxes == "per-structure")
+    channels = [[layout.values[value] for value in group] for group in named]
+    return FreshBoxes(len(layout.modalities), channels, spacing, order.index(0), policy_from(options.margins))
+
+
+def _keep(trainer: Any, root: Path, folder: Path, options: NnunetOptions) -> dict[str, Any]:
+    """Write what prediction needs, free of pickles."""
+    name = BEST if options.checkpoint == "best" and (folder / BEST).exists() else FINAL
+    # nnU-Net's checkpoints hold pickled objects; this one was written by this run, minutes or hours ago.
+    checkpoint = torch.load(folder / name, map_location="cpu", weights_only=False)
+    weights = {key: value.contiguous() for key, value in checkpoint["network_weights"].items()}
+    part = root / f"{NETWORK_FILE}.part"
+    save_file({key: value.clone() for key, value in weights.items()}, part)
+    part.replace(root / NETWORK_FILE)
+    plans = dict(trainer.plans_manager.plans)
+    model = {
+        "plans": plans,
+        "dataset": trainer.dataset_json,
+        "configuration": options.configuration,
+        "trainer": options.trainer,
+        "mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
+    }
+    (root / MODEL_FILE).write_text(json.dumps(model, indent=1, default=_plain) + "\n")
+    chosen = trainer.configuration_manager
+    return {
+        "best_epoch": int(checkpoint["current_epoch"]) - 1,
+        "patch_size": [int(n) for n in chosen.patch_size],
+        "batch_size": int(chosen.batch_size),
+        "spacing_mm": [float(s) for s in chosen.spacing],
+        "network": chosen.network_arch_class_name,
+        "parameters": int(sum(value.numel() for value in weights.values())),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist()
+
+
+def _no_trainer(name: str) -> StudyError:
+    return StudyError(f"nnU-Net has no trainer {name!r}", remedy="use nnUNetTrainer or one of its variants by name")

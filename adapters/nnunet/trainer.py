@@ -1,0 +1,105 @@
+"""nnU-Net's own trainer, seeded, resumable at any moment, recorded, and without its pictures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gtvbench.adapters.nnunet.transforms import FreshBoxes, validation_with_boxes, with_boxes
+from gtvbench.bench.core.digest import seed_from
+
+LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
+
+Record = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What gtvbench adds to a trainer: seed, record of epochs, and the box channels (`first_box` None: none)."""
+
+    seed: int
+    record: Record
+    resume_every: int
+    first_box: int | None = None
+    fresh: FreshBoxes | None = None
+
+
+class _Ours:
+    """Mixed into a trainer class; it has no __init__, because nnU-Net inspects the signature of that."""
+
+    hooks: Hooks
+
+    def on_epoch_start(self) -> None:
+        """Seed from the arm's seed and the epoch, so that a resumed training draws what an uninterrupted one did."""
+        seed_everything(seed_from(self.hooks.seed, "epoch", self.current_epoch))
+        super().on_epoch_start()  # type: ignore[misc]
+
+    def on_epoch_end(self) -> None:
+        """Record the epoch, then let nnU-Net save: a kill in between repeats the epoch."""
+        log, epoch = self.logger, self.current_epoch
+        dice = [float(value) for value in log.get_value("dice_per_class_or_region", step=-1)]
+        extra = {f"pseudo_dice_{index}": value for index, value in enumerate(dice, start=1)}
+        train, validation = (float(log.get_value(name, step=-1)) for name in ("train_losses", "val_losses"))
+        if not np.isfinite(train):
+            raise FloatingPointError(f"the training loss of epoch {epoch + 1} is {train}")
+        self.hooks.record(epoch, train, validation, **extra)
+        super().on_epoch_end()  # type: ignore[misc]
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Save whole or not at all."""
+        part = f"{filename}.part"
+        super().save_checkpoint(part)  # type: ignore[misc]
+        Path(part).replace(filename)
+
+    def get_training_transforms(self, *args: Any, **options: Any) -> Any:
+        """nnU-Net's pipeline, with the box channels kept boxes."""
+        pipeline = super().get_training_transforms(*args, **options)  # type: ignore[misc]
+        first = self.hooks.first_box
+        return pipeline if first is None else with_boxes(pipeline, first, self.hooks.fresh)
+
+    def get_validation_transforms(self, *args: Any, **options: Any) -> Any:
+        """As `get_training_transforms`."""
+        pipeline = super().get_validation_transforms(*args, **options)  # type: ignore[misc]
+        first = self.hooks.first_box
+        return pipeline if first is None else validation_with_boxes(pipeline, first, self.hooks.fresh)
+
+    def plot_network_architecture(self) -> None:
+        """No picture."""
+
+    def _save_debug_information(self) -> None:
+        """No file with the name of the machine."""
+
+    # Attributes of nnU-Net's trainer that the methods above use.
+    current_epoch: int
+    logger: Any
+
+
+def trainer_of(base: type[Any]) -> type[Any]:
+    """A trainer class of nnU-Net with our additions."""
+    return type(f"Recorded{base.__name__}", (_Ours, base), {})
+
+
+def train(trainer: Any, folder: Path) -> None:
+    """Train to the end, from the newest resume point in `folder` where there is one."""
+    trainer.logger.plot_progress_png = lambda output_folder: None
+    trainer.save_every = trainer.hooks.resume_every
+    seed_everything(trainer.hooks.seed)
+    trainer.initialize()
+    newest = next((folder / name for name in (FINAL, LATEST, BEST) if (folder / name).exists()), None)
+    if newest is not None:
+        trainer.load_checkpoint(str(newest))
+    if trainer.current_epoch < trainer.num_epochs:
+        trainer.run_training()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that nnU-Net draws from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,249 @@
+"""What nnU-Net's network is really given: binary boxes, and no way from a test reference to it."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # third-party imports of nnU-Net
+    import nnunetv2.training.nnUNetTrainer.nnUNetTrainer  # noqa: F401
+
+from gtvbench.adapters.base import Context
+from gtvbench.adapters.nnunet import fitting, planning
+from gtvbench.adapters.nnunet.boxes import box_channels, groups
+from gtvbench.adapters.nnunet.dataset import DATASET, Layout
+from gtvbench.adapters.nnunet.method import Nnunet, NnunetBox
+from gtvbench.adapters.nnunet.options import NnunetBoxOptions
+from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.core.prompts import draw_prompts, policy_from
+from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.nifti import write_volume
+from gtvbench.bench.timing import StageClock
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # nnU-Net's own warnings
+
+STRUCTURES = structures_from({"GTV-T": 1, "GTV-N": 4})
+LAYOUT = Layout(("CT", "PET"), STRUCTURES, box_channels=1)
+SMALL: dict[str, Any] = {
+    "epochs": 2, "iterations": 2, "validation-iterations": 1, "gpu-memory-gb": 0.3, "foreground-voxels": 20_000,
+    "save-every": 1, "mirroring": False,
+}  # fmt: skip
+
+
+def write_case(folder: Path, name: str, spacing: tuple[float, float, float], seed: int) -> TrainingCase:
+    """A prepared case with two structures that stand out in CT."""
+    rng = np.random.default_rng(seed)
+    shape = (14, 40, 44)
+    label = np.zeros(shape, np.uint8)
+    label[4:9, 12:22, 10:21] = 1
+    label[6:10, 24:31, 28:36] = 4
+    grid = Grid(shape, spacing, (0.0, 0.0, 0.0))
+    place = folder / "cases" / name
+    for modality, noise in (("CT", 20.0), ("PET", 0.2)):
+        volume = rng.normal(0, noise, shape) + 4 * noise * (label > 0)
+        write_volume(volume.astype("<f4"), grid, place / f"{modality}.nii")
+    (place / "case.json").write_text(json.dumps({"grid": grid.as_dict(), "modalities": ["CT", "PET"]}))
+    np.save(folder / f"{name}.npy", label)
+    prompts = draw_prompts(name, label, spacing, STRUCTURES, policy_from("random-margin(0, 10)"), 1, 0)
+    return TrainingCase(Images(name, place), folder / f"{name}.npy", prompts)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+    """Spacings that vary, so that nnU-Net resamples."""
+    folder = tmp_path_factory.mktemp("cohort")
+    return [write_case(folder, f"c{k}", (3.0, 1.0 + 0.1 * k, 1.0 + 0.1 * k), k) for k in range(4)]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Path]:
+    before = dict(os.environ)
+    planning.set_environment(tmp_path / "nnunet", cores=1, workers=0, compile_network=None)
+    yield tmp_path / "nnunet"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, float, float, dict[str, float]]] = []
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
+        self.rows.append((epoch, train_loss, validation_loss, extra))
+
+
+def prepared_trainer(root: Path, cohort: list[TrainingCase], **changes: Any) -> Any:
+    options = NnunetBoxOptions.model_validate(SMALL | changes)
+    voxels = fitting.export(root, LAYOUT, cohort[:3], cohort[3:], options)
+    planning.plan(root, options, 1, voxels)
+    planning.preprocess(root, options.configuration, 1, voxels)
+    trainer = fitting._trainer(root, LAYOUT, options, Recorder(), 5, torch.device("cpu"))
+    trainer.initialize()
+    return trainer
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_box_channel_is_binary_in_every_patch_of_training_and_validation(
+    environment: Path, cohort: list[TrainingCase], fresh: bool
+) -> None:
+    trainer = prepared_trainer(environment, cohort, **{"fresh-boxes": fresh})
+    training, validation = trainer.get_dataloaders()
+    covered, images = 0.0, []
+    for source, batches in ((training, 12), (validation, 3)):
+        for _ in range(batches):
+            data = next(source)["data"]
+            assert data.shape[1] == 3
+            assert set(torch.unique(data[:, 2]).tolist()) <= {0.0, 1.0}
+            covered += float(data[:, 2].mean())
+            images.append(float(data[:, 0].std()))
+    assert covered > 0.1, "no box was ever seen"
+    assert np.std(images) > 0, "the images were not augmented"
+
+
+def test_preprocessing_resamples_and_prediction_gets_a_binary_box_channel(
+    environment: Path, cohort: list[TrainingCase], tmp_path: Path
+) -> None:
+    """With varying spacing nnU-Net's cubic resampling makes most voxels of a box fractional: here they are not."""
+    trainer = prepared_trainer(environment, cohort)
+    plans, configuration = trainer.plans_manager, trainer.configuration_manager
+    case = cohort[0]
+    boxes = box_channels(case.prompts, case.images.grid.shape, groups(STRUCTURES, per_structure=False))
+    channels = np.stack([*(np.asarray(case.images.raw(m), np.float32) for m in ("CT", "PET")), boxes[0]])
+    stock, _, _ = configuration.preprocessor_class(verbose=False).run_case_npy(
+        channels, None, {"spacing": list(case.images.grid.spacing)}, plans, configuration, trainer.dataset_json
+    )
+    assert len(np.unique(stock[2])) > 2, "the case is not resampled: the test would show nothing"
+    from gtvbench.adapters.nnunet.predictor import Predictor
+
+    class Inner:
+        plans_manager, configuration_manager, dataset_json = plans, configuration, trainer.dataset_json
+
+    predictor = Predictor(Inner(), configuration.preprocessor_class(verbose=False))
+    data, _ = predictor.preprocess(channels, case.images.grid.spacing, 2)
+    assert set(torch.unique(data[2]).tolist()) == {0.0, 1.0}
+    np.testing.assert_array_equal(data[2].numpy(), (stock[2] > 0.5).astype(np.float32))
+
+
+def context(options: Any, seed: int = 7) -> Context:
+    return Context(options, STRUCTURES, "multimodal", ("CT", "PET"), "cpu", seed, None, Path())
+
+
+def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_prompts(
+    cohort: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    recorder = Recorder()
+    method = NnunetBox(context(NnunetBoxOptions.model_validate(SMALL)))
+    facts = method.fit(cohort[:3], cohort[3:], tmp_path, recorder)
+    assert [row[0] for row in recorder.rows] == [0, 1]
+    assert all(
+        np.isfinite(row[1:3]).all() and set(row[3]) == {"pseudo_dice_1", "pseudo_dice_2"} for row in recorder.rows
+    )
+    assert facts["best_epoch"] == 1 and len(facts["patch_size"]) == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "model.json"}
+    method.load(tmp_path)
+    case = cohort[3]
+    case.reference.unlink()  # no path leads from a case to its reference when it is predicted
+    seen: list[Any] = []
+    original = method._channels
+
+    def spy(images: Any, prompts: Any) -> Any:
+        seen.append(original(images, prompts))
+        return seen[-1]
+
+    monkeypatch.setattr(method, "_channels", spy)
+    clock = StageClock()
+    label = method.predict(case.images, case.prompts, clock)
+    assert label.shape == case.images.grid.shape and set(np.unique(label)) <= {0, 1, 4}
+    assert [row["stage"] for row in clock.rows] == ["preprocess", "segment", "export"]
+    expected = box_channels(case.prompts, case.images.grid.shape, groups(STRUCTURES, per_structure=False))[0]
+    np.testing.assert_array_equal(seen[0][2], expected)
+    np.testing.assert_array_equal(seen[0][0], case.images.raw("CT"))
+    assert len(seen[0]) == 3
+    # Streaming gives the same label map.
+    ((name, streamed),) = list(method._streamed([(case.images, case.prompts, StageClock())]))
+    assert name == case.case
+    np.testing.assert_array_equal(streamed, label)
+
+
+def test_a_failed_case_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPatch, cohort: list[TrainingCase]) -> None:
+    method = Nnunet(context(NnunetBoxOptions.model_validate(SMALL)))
+
+    def preprocessed(images: Images, prompts: Any, clock: Any) -> Any:
+        if images.case == "c1":
+            raise ValueError("no luck")
+        return images.case, {}
+
+    monkeypatch.setattr(method, "_preprocessed", preprocessed)
+    monkeypatch.setattr(method, "_logits", lambda data, clock: data)
+    monkeypatch.setattr(method, "_exported", lambda logits, properties, clock: logits)
+    tasks: Any = [(case.images, case.prompts, StageClock()) for case in cohort]
+    found = dict(method._streamed(tasks))
+    assert isinstance(found.pop("c1"), ValueError)
+    assert found == {"c0": "c0", "c2": "c2", "c3": "c3"}
+
+
+def test_a_killed_training_ends_with_the_same_bits(
+    cohort: list[TrainingCase], tmp_path: Path, environment: Path
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    class Interrupting(Recorder):
+        def epoch(self, epoch: int, *values: float, **extra: float) -> None:
+            if epoch == 2:
+                raise KilledError
+            super().epoch(epoch, *values, **extra)
+
+    options = NnunetBoxOptions.model_validate(SMALL | {"epochs": 4})
+    arguments: Any = (LAYOUT, cohort[:3], cohort[3:], options)
+    rest: Any = {"seed": 3, "device": "cpu", "cores": 1}
+    results = []
+    for name, recorders in (("whole", [Recorder()]), ("cut", [Interrupting(), Recorder()])):
+        root = tmp_path / name
+        planning.set_environment(root / "nnunet", cores=1, workers=0, compile_network=None)
+        for recorder in recorders:
+            try:
+                fitting.fit(root, *arguments, recorder, **rest)
+            except KilledError:
+                assert (root / "nnunet").exists()
+        results.append((root / "network.safetensors").read_bytes())
+    assert [row[0] for row in recorders[1].rows] == [2, 3]
+    assert results[0] == results[1]
+
+
+def test_what_nnunet_did_not_plan_or_does_not_have_is_an_error(environment: Path, cohort: list[TrainingCase]) -> None:
+    options = NnunetBoxOptions.model_validate(SMALL)
+    voxels = fitting.export(environment, LAYOUT, cohort[:3], cohort[3:], options)
+    changed = options.model_copy(update={"planner": "NoSuchPlanner"})
+    with pytest.raises(StudyError, match="no planner 'NoSuchPlanner'"):
+        planning.plan(environment, changed, 1, voxels)
+    with pytest.raises(StudyError, match="did not plan the configuration '3d_lowres'"):
+        planning.plan(environment, options.model_copy(update={"configuration": "3d_lowres"}), 1, voxels)
+    planning.preprocess(environment, "3d_fullres", 1, voxels)
+    with pytest.raises(StudyError, match="no trainer 'NoSuchTrainer'"):
+        fitting._trainer(environment, LAYOUT, options.model_copy(update={"trainer": "NoSuchTrainer"}), Recorder(), 1,
+                         torch.device("cpu"))  # fmt: skip
+
+
+def test_preprocessing_goes_on_where_it_was_stopped(environment: Path, cohort: list[TrainingCase]) -> None:
+    options = NnunetBoxOptions.model_validate(SMALL)
+    voxels = fitting.export(environment, LAYOUT, cohort[:3], cohort[3:], options)
+    planning.plan(environment, options, 1, voxels)
+    folder = planning.preprocess(environment, "3d_fullres", 1, voxels)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "c2.pkl").unlink()
+    planning.preprocess(environment, "3d_fullres", 1, voxels)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert set(before) == set(after)
+    assert {name.split(".")[0].removesuffix("_seg") for name in before if before[name] != after[name]} == {"c2"}
+    assert not list((environment / "preprocessed" / DATASET).glob("*.part-*"))
