@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 - the name the field uses
 
-from gtvbench.bench.core.errors import DataError, StoreError
+from gtvbench.bench.core.errors import DataError, StoreError, why
 from gtvbench.bench.core.geometry import Grid, Volume
 from gtvbench.bench.nifti_integrity import check_nifti
 
@@ -87,7 +87,7 @@ def write_volume(array: npt.NDArray[Any], grid: Grid, path: Path, compress: bool
         handle, name = tempfile.mkstemp(prefix=".part-", suffix=suffix, dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise StoreError(f"the file cannot be written: {error.strerror}", file=path) from error
+        raise StoreError(f"the file cannot be written: {why(error)}", file=path) from error
     part = Path(name)
     try:
         sitk.WriteImage(to_image(array, grid), str(part), compress and suffix != ".nii")

@@ -12,7 +12,7 @@ import numpy as np
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.digest import digest_array, digest_json
-from gtvbench.bench.core.errors import DataError, StoreError
+from gtvbench.bench.core.errors import DataError, StoreError, why
 from gtvbench.bench.core.fusion import MODALITIES, display_range, to_uint8
 from gtvbench.bench.core.prompts import Policy, Prompts, draw_prompts
 from gtvbench.bench.core.structures import Structure, check_labels
@@ -101,7 +101,7 @@ def publish_case(
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise StoreError(
-            f"the run folder cannot be written: {error.strerror}",
+            f"the run folder cannot be written: {why(error)}",
             file=final,
             case=case.name,
             remedy="free disk space or make the folder writable, then run again: finished steps are kept",

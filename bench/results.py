@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gtvbench.bench.arms import Arm
@@ -104,5 +105,9 @@ def summary_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
         hd95 = part.loc[part["metric"] == "hd95_mm", "value"]
         failed = int(dsc["status"].isin(["crashed", "timeout", "missing_output", "geometry_mismatch"]).sum())
         mean, median = present["value"].mean(), hd95.median()
-        rows.append((str(arm), str(structure), str(len(present)), f"{mean:.3f}", f"{median:.1f}", str(failed)))
+        rows.append((str(arm), str(structure), str(len(present)), _number(mean, 3), _number(median, 1), str(failed)))
     return rows
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"

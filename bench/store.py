@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gtvbench.bench.core.digest import digest_json
-from gtvbench.bench.core.errors import BenchError, StoreError
+from gtvbench.bench.core.errors import BenchError, StoreError, why
 
 SCHEMA = 1
 _LOCK_PATIENCE_S = 5.0
@@ -51,7 +51,7 @@ def publish_file(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     except OSError as error:
         raise StoreError(
-            f"the run folder cannot be written: {error.strerror or error}",
+            f"the run folder cannot be written: {why(error)}",
             file=path,
             remedy="free disk space or make the folder writable, then run again: finished steps are kept",
         ) from error
@@ -70,7 +70,7 @@ def publish_folder(part: Path, final: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
         part.rename(final)
     except OSError as error:
-        raise StoreError(f"the run folder cannot be written: {error.strerror}", file=final) from error
+        raise StoreError(f"the run folder cannot be written: {why(error)}", file=final) from error
 
 
 class Store:
@@ -90,7 +90,7 @@ class Store:
             descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise StoreError(
-                f"the run folder cannot be written: {error.strerror}",
+                f"the run folder cannot be written: {why(error)}",
                 file=self.folder,
                 remedy="choose another folder with --out",
             ) from error

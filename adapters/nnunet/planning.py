@@ -66,7 +66,11 @@ def plan(root: Path, options: NnunetOptions, cores: int, voxels: int) -> dict[st
             extractor = fingerprint_extractor.DatasetFingerprintExtractor(1, cores)
             extractor.num_foreground_voxels_for_intensitystats = options.foreground_voxels
             extractor.run(overwrite_existing=True)
+        workers = os.environ["nnUNet_n_proc_DA"]  # noqa: SIM112 - nnU-Net's spelling
+        # The planner takes this for its number of threads, and fails with the 0 that training without workers needs.
+        os.environ["nnUNet_n_proc_DA"] = str(cores)  # noqa: SIM112
         plan_experiment_dataset(1, planner, options.gpu_memory_gb, overwrite_plans_name=PLANS)
+        os.environ["nnUNet_n_proc_DA"] = workers  # noqa: SIM112
         plans = json.loads((folder / f"{PLANS}.json").read_text())
         if options.batch_size is not None:
             for configuration in plans["configurations"].values():

@@ -62,3 +62,8 @@ class StoreError(BenchError):
 
 class DigestError(BenchError):
     """Records that were made from different data, split, prompts or weights."""
+
+
+def why(error: OSError) -> str:
+    """What the system said; NumPy's error of a write that the disk had no room for carries no code."""
+    return error.strerror or "no space left on device"

@@ -152,7 +152,9 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "model.json"}
     method.load(tmp_path)
     case = cohort[3]
-    case.reference.unlink()  # no path leads from a case to its reference when it is predicted
+    # The reference is out of reach while its case is predicted: no path leads there.
+    monkeypatch.setattr(TrainingCase, "label", lambda self: pytest.fail("a reference was read"))
+    case.reference.rename(case.reference.with_suffix(".away"))
     seen: list[Any] = []
     original = method._channels
 
@@ -173,6 +175,7 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     ((name, streamed),) = list(method._streamed([(case.images, case.prompts, StageClock())]))
     assert name == case.case
     np.testing.assert_array_equal(streamed, label)
+    case.reference.with_suffix(".away").rename(case.reference)
 
 
 def test_a_failed_case_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPatch, cohort: list[TrainingCase]) -> None:
