@@ -14,7 +14,6 @@ import numpy as np
 from gtvbench.adapters.nnunet.boxes import Channels
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.nifti import write_volume
 
 #: nnU-Net's name of a channel that it does not normalise; normalisation goes by name.
 UNTOUCHED = "noNorm"
@@ -51,6 +50,8 @@ class Layout:
 
     def write_images(self, folder: Path, images: Images, boxes: Channels | None = None) -> None:
         """Write the channels of a case: links to its volumes, and the box channels as files of their own."""
+        from gtvbench.bench.nifti import write_volume  # SimpleITK is loaded where it is used
+
         for index, modality in enumerate(self.modalities):
             link(images.raw_file(modality), folder / f"{images.case}_{index:04d}{ENDING}")
         for index, channel in enumerate(() if boxes is None else boxes, start=len(self.modalities)):
@@ -58,6 +59,8 @@ class Layout:
 
     def write_label(self, folder: Path, case: TrainingCase) -> None:
         """Write the reference of a case with nnU-Net's label values."""
+        from gtvbench.bench.nifti import write_volume
+
         write_volume(translated(np.asarray(case.label()), self.values), case.images.grid,
                      folder / f"{case.case}{ENDING}")  # fmt: skip
 

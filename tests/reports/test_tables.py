@@ -172,7 +172,8 @@ def test_times_keep_first_epoch_warm_up_and_batches_apart(run_folder: Path) -> N
 def test_a_volume_method_is_timed_by_the_slices_of_its_grid(tmp_path: Path, new_run: Callable[..., Any]) -> None:
     writer = new_run(patients=2)
     case, other = writer.cases
-    rows = [(case, -1, "segment", 0, 2.4), (other, -1, "segment", 0, 4.8)]
+    rows = [(case, -1, "segment", 0, 1.0), (case, -1, "case", 0, 2.4), (other, -1, "segment", 0, 1.0)]
+    rows.append((other, -1, "case", 0, 4.8))
     writer.timing["box-fill"] = pd.DataFrame(rows, columns=["case", "slice", "stage", "boxes", "seconds"])
     run = read_run(writer.write(tmp_path / "run"))
     assert cost.seconds_per_slice(run, "box-fill") == pytest.approx(0.15)
