@@ -100,7 +100,6 @@ def test_litemedsam_conforms() -> None:
     assert [(r.title, r.detail) for r in conformance("litemedsam-zero-shot", options) if not r.passed] == []
 
 
-@pytest.mark.slow
 def test_litemedsam_conforms_when_it_is_fine_tuned() -> None:
     options = ["weights=demo", "image-size=32", "fusions=[multimodal]", "epochs=1"]
     assert [(r.title, r.detail) for r in conformance("litemedsam-fine-tuned", options) if not r.passed] == []
