@@ -10,7 +10,7 @@ import pandas as pd
 
 from gtvbench.reports import published
 from gtvbench.reports.cost import STAGES
-from gtvbench.reports.load import Run
+from gtvbench.reports.load import EPOCH_COLUMNS, Run
 from gtvbench.reports.tables import STATUSES, best_arms
 from gtvbench.reports.text import ABSENT, duration, finite, gigabytes, number, percent, redact, signed
 
@@ -233,12 +233,22 @@ def _rate(value: object) -> str:
 
 
 def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
-    """The numbers behind the training curves."""
+    """The numbers behind the training curves, and what else the method recorded (nnU-Net's pseudo-Dice)."""
+    more = [str(column) for column in table.columns if column not in EPOCH_COLUMNS]
     rows = [
-        _row(str(int(r["epoch"])), number(r["train_loss"], 4), number(r["validation_loss"], 4), duration(r["seconds"]))
+        _row(
+            str(int(r["epoch"])), number(r["train_loss"], 4), number(r["validation_loss"], 4),
+            *[number(r[column], 4) for column in more], duration(r["seconds"]),
+        )
         for r in table.sort_values("epoch").to_dict("records")
-    ]
-    head = ("Epoch", "training loss", "validation loss", "time")
+    ]  # fmt: skip
+    head = (
+        "Epoch",
+        "training loss",
+        "validation loss",
+        *[c.replace("pseudo_dice", "pseudo-Dice") for c in more],
+        "time",
+    )
     return Table(name, f"{arm}: every epoch", head, tuple(rows), csv="training.csv")
 
 

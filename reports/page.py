@@ -24,7 +24,7 @@ from gtvbench.reports.load import Run, read_run
 from gtvbench.reports.text import listed, redact, redact_all, visible
 
 #: Raised when the same tables give another page, so that finished runs are rendered again.
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 #: Above this size the page goes without interactive figures: the static ones carry the result.
 MAX_BYTES = 10_000_000

@@ -93,7 +93,8 @@ def training(figure_data: Curves) -> str:
             )
         if figure_data.best is not None:
             axes.axvline(figure_data.best, color=_FAINT, linewidth=1.2, linestyle=":")
-        axes.set_ylim(bottom=0)
+        if all(v is None or v >= 0 for v in (*figure_data.training, *figure_data.validation)):
+            axes.set_ylim(bottom=0)  # nnU-Net's loss, cross-entropy minus Dice, goes below
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.grid(color=_GRID, linewidth=0.8)
         axes.set_xlabel("epoch", color=_INK)

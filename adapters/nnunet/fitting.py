@@ -109,7 +109,9 @@ def _trainer(
     trainer.num_val_iterations_per_epoch = options.validation_iterations
     trainer.initial_lr = options.learning_rate
     first = len(layout.modalities) if layout.box_channels else None
-    trainer.hooks = Hooks(seed, recorder.epoch, options.resume_every(), first, _fresh(trainer, layout, options))
+    names = tuple(structure.name for structure in layout.structures)
+    fresh = _fresh(trainer, layout, options)
+    trainer.hooks = Hooks(seed, recorder.epoch, options.resume_every(), names, first, fresh)
     return trainer
 
 

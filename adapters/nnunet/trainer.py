@@ -26,6 +26,7 @@ class Hooks:
     seed: int
     record: Record
     resume_every: int
+    structures: tuple[str, ...]
     first_box: int | None = None
     fresh: FreshBoxes | None = None
 
@@ -44,7 +45,7 @@ class _Ours:
         """Record the epoch, then let nnU-Net save: a kill in between repeats the epoch."""
         log, epoch = self.logger, self.current_epoch
         dice = [float(value) for value in log.get_value("dice_per_class_or_region", step=-1)]
-        extra = {f"pseudo_dice_{index}": value for index, value in enumerate(dice, start=1)}
+        extra = {f"pseudo_dice {name}": value for name, value in zip(self.hooks.structures, dice, strict=True)}
         train, validation = (float(log.get_value(name, step=-1)) for name in ("train_losses", "val_losses"))
         if not np.isfinite(train):
             raise FloatingPointError(f"the training loss of epoch {epoch + 1} is {train}")

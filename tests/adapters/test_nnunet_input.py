@@ -146,7 +146,8 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     facts = method.fit(cohort[:3], cohort[3:], tmp_path, recorder)
     assert [row[0] for row in recorder.rows] == [0, 1]
     assert all(
-        np.isfinite(row[1:3]).all() and set(row[3]) == {"pseudo_dice_1", "pseudo_dice_2"} for row in recorder.rows
+        np.isfinite(row[1:3]).all() and set(row[3]) == {"pseudo_dice GTV-T", "pseudo_dice GTV-N"}
+        for row in recorder.rows
     )
     assert facts["best_epoch"] == 1 and len(facts["patch_size"]) == 3
     assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "model.json"}
