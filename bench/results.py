@@ -84,6 +84,7 @@ def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dic
         "peak_host_bytes": measured.get("peak_host_bytes"),
         "peak_device_bytes": measured.get("peak_device_bytes"),
         "device": measured.get("device"),
+        "preparation_seconds": (fit or {}).get("preparation_seconds"),
         "fit_seconds": _fit_seconds(store, arm) if fit else None,
         "best_epoch": facts.get("best_epoch"),
     }

@@ -11,6 +11,10 @@ from typing import Any, Protocol
 class Recorder(Protocol):
     """Receives one call an epoch while a method is trained; the harness takes the time between calls."""
 
+    def ready(self) -> None:
+        """Say, where there is anything to prepare, that it is done: the time before counts to no epoch."""
+        ...
+
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch."""
         ...

@@ -61,7 +61,14 @@ class EpochTable:
         if path.exists():
             with path.open(newline="") as stream:
                 self._rows = list(csv.DictReader(stream))
+        self.preparation_seconds = 0.0
         self._start = time.perf_counter()
+
+    def ready(self) -> None:
+        """Count the seconds since fit() was called as preparation."""
+        now = time.perf_counter()
+        self.preparation_seconds += now - self._start
+        self._start = now
 
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         """Record an epoch and the seconds since the one before (or since fit() was called)."""
@@ -196,7 +203,8 @@ def _fit(adapter: Any, job: dict[str, Any], store: Store, events: Events, final:
     marker.unlink()
     publish_folder(work, final)
     outputs = sorted(path for path in final.rglob("*") if path.is_file())
-    store.finish(step, plan["key"], outputs, {"facts": facts, "last_session_seconds": seconds})
+    times = {"last_session_seconds": seconds, "preparation_seconds": recorder.preparation_seconds}
+    store.finish(step, plan["key"], outputs, {"facts": facts, **times})
     events.send("fit-done", seconds=seconds)
 
 

@@ -36,14 +36,14 @@ def epoch_summary(run: Run) -> pd.DataFrame:
                 "first_epoch_s": float(seconds.iloc[0]),
                 "median_s": float(seconds.iloc[1:].median()) if len(table) > 1 else float("nan"),
                 "epochs_total_s": float(seconds.sum()),
-                "fit_s": arm.fit_seconds,
+                "preparation_s": arm.preparation_seconds or None,
                 "best_epoch": arm.best_epoch,
                 "lowest_validation_loss": float(losses.min()) if len(losses) else float("nan"),
                 "schedule": arm.cut_schedule or "full",
             }
         )
     columns = [
-        "arm", "epochs", "first_epoch_s", "median_s", "epochs_total_s", "fit_s", "best_epoch",
+        "arm", "preparation_s", "epochs", "first_epoch_s", "median_s", "epochs_total_s", "best_epoch",
         "lowest_validation_loss", "schedule",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

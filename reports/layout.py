@@ -170,13 +170,17 @@ def epochs_table(table: pd.DataFrame) -> Table:
     """Times of training."""
     rows = [
         _row(
-            str(r["arm"]), str(r["epochs"]), duration(r["first_epoch_s"]), duration(r["median_s"]),
-            duration(r["epochs_total_s"]), ABSENT if not finite(r["best_epoch"]) else f"{r['best_epoch']:.0f}",
+            str(r["arm"]), duration(r["preparation_s"]), str(r["epochs"]), duration(r["first_epoch_s"]),
+            duration(r["median_s"]), duration(r["epochs_total_s"]),
+            ABSENT if not finite(r["best_epoch"]) else f"{r['best_epoch']:.0f}",
             number(r["lowest_validation_loss"], 4), Cell(str(r["schedule"]), wordy=True),
         )
         for r in table.to_dict("records")
     ]  # fmt: skip
-    head = ("Arm", "Epochs", "Epoch 0", "Later epochs, median", "All epochs", "Best epoch", "Lowest loss", "Schedule")
+    head = (
+        "Arm", "Preparation", "Epochs", "Epoch 0", "Later epochs, median", "All epochs", "Kept epoch", "Lowest loss",
+        "Schedule",
+    )  # fmt: skip
     return Table("epochs", "Training time; the loss is the validation loss", head, tuple(rows), csv="epochs.csv")
 
 

@@ -48,7 +48,7 @@ class Arm:
     device: str | None = None
     peak_host_bytes: float | None = None
     peak_device_bytes: float | None = None
-    fit_seconds: float | None = None
+    preparation_seconds: float | None = None
     best_epoch: int | None = None
 
     @property
@@ -86,7 +86,7 @@ class Arm:
             device=record.get("device"),
             peak_host_bytes=record.get("peak_host_bytes"),
             peak_device_bytes=record.get("peak_device_bytes"),
-            fit_seconds=record.get("fit_seconds"),
+            preparation_seconds=record.get("preparation_seconds"),
             best_epoch=record.get("best_epoch"),
         )
 

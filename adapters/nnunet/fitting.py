@@ -75,6 +75,7 @@ def fit(
     preprocess(work, options.configuration, cores, voxels)
     trainer = _trainer(work, layout, options, recorder, seed, torch.device(device))
     folder = Path(trainer.output_folder)
+    recorder.ready()
     try:
         train(trainer, folder)
     except torch.OutOfMemoryError as error:

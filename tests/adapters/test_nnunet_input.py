@@ -22,7 +22,7 @@ from gtvbench.adapters.nnunet.dataset import DATASET, Layout
 from gtvbench.adapters.nnunet.method import Nnunet, NnunetBox
 from gtvbench.adapters.nnunet.options import NnunetBoxOptions
 from gtvbench.bench.core.cases import Images, TrainingCase
-from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import draw_prompts, policy_from
 from gtvbench.bench.core.structures import structures_from
@@ -39,10 +39,15 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def write_case(folder: Path, name: str, spacing: tuple[float, float, float], seed: int) -> TrainingCase:
+def write_case(
+    folder: Path,
+    name: str,
+    spacing: tuple[float, float, float],
+    seed: int,
+    shape: tuple[int, int, int] = (14, 40, 44),
+) -> TrainingCase:
     """A prepared case with two structures that stand out in CT."""
     rng = np.random.default_rng(seed)
-    shape = (14, 40, 44)
     label = np.zeros(shape, np.uint8)
     label[4:9, 12:22, 10:21] = 1
     label[6:10, 24:31, 28:36] = 4
@@ -76,6 +81,9 @@ def environment(tmp_path: Path) -> Iterator[Path]:
 class Recorder:
     def __init__(self) -> None:
         self.rows: list[tuple[int, float, float, dict[str, float]]] = []
+
+    def ready(self) -> None:
+        assert not self.rows
 
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         self.rows.append((epoch, train_loss, validation_loss, extra))
@@ -223,6 +231,41 @@ def test_a_killed_training_ends_with_the_same_bits(
         results.append((root / "network.safetensors").read_bytes())
     assert [row[0] for row in recorders[1].rows] == [2, 3]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"configuration": "2d", "fresh-boxes": True, "boxes": "per-structure"},
+        {"planner": "nnUNetPlannerResEncM", "checkpoint": "best"},
+        {"trainer": "nnUNetTrainerNoDA"},
+    ],
+)
+def test_configurations_planners_and_trainers_are_nnunets_own(
+    changes: dict[str, Any], cohort: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The case that is predicted is smaller than the patch, and of another spacing."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    method = NnunetBox(context(NnunetBoxOptions.model_validate(SMALL | {"epochs": 1} | changes)))
+    facts = method.fit(cohort[:3], cohort[3:], tmp_path / "fit", Recorder())
+    assert ("ResEnc" in facts["network"] or "Residual" in facts["network"]) == ("planner" in changes)
+    method.load(tmp_path / "fit")
+    small = write_case(tmp_path, "small", (4.0, 1.3, 1.3), 9, shape=(5, 20, 24))
+    label = method.predict(small.images, small.prompts, StageClock())
+    assert label.shape == (5, 20, 24) and set(np.unique(label)) <= {0, 1, 4}
+
+
+def test_a_gpu_without_enough_memory_is_told_with_the_option_to_lower(
+    environment: Path, cohort: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(trainer: Any, folder: Path) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fitting, "train", full)
+    options = NnunetBoxOptions.model_validate(SMALL)
+    root = environment.parent
+    with pytest.raises(BenchError, match=r"(?s)out of memory while training with patches of .*gpu-memory-gb"):
+        fitting.fit(root, LAYOUT, cohort[:3], cohort[3:], options, Recorder(), seed=1, device="cpu", cores=1)
 
 
 def test_what_nnunet_did_not_plan_or_does_not_have_is_an_error(environment: Path, cohort: list[TrainingCase]) -> None:
