@@ -12,7 +12,18 @@ from gtvbench.reports import published
 from gtvbench.reports.cost import STAGES
 from gtvbench.reports.load import EPOCH_COLUMNS, Run
 from gtvbench.reports.tables import STATUSES, best_arms
-from gtvbench.reports.text import ABSENT, duration, finite, gigabytes, number, percent, redact, signed
+from gtvbench.reports.text import (
+    ABSENT,
+    duration,
+    finite,
+    gigabytes,
+    interval,
+    number,
+    p_value,
+    percent,
+    redact,
+    signed,
+)
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,45 @@ def values_table(values: pd.DataFrame, caption: str, digits: int, name: str) -> 
         for case, record in zip(values.index, values.to_numpy(float).tolist(), strict=True)
     ]
     return Table(name, caption, ("Case", *map(str, values.columns)), tuple(rows), csv="scores.csv")
+
+
+def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bool, name: str) -> Table:
+    """Differences between pairs of arms in one structure and metric."""
+    chosen = (table["structure"] == structure) & (table["metric"] == metric) & (table["planned"] == planned)
+    digits = 3 if metric == "dsc" else 1
+    rows = []
+    for r in table[chosen].to_dict("records"):
+        cells = [
+            Cell(f"{r['one']} \u2212 {r['other']}", wordy=True), str(r["n"]), signed(r["difference"], digits),
+            interval(r["low"], r["high"], digits), signed(r["hodges_lehmann"], digits), signed(r["rank_biserial"], 2),
+            percent(r["superiority"]), p_value(r["p"]),
+        ]  # fmt: skip
+        rows.append(_row(*cells, *([p_value(r["p_holm"])] if planned else [])))
+    unit = "DSC" if metric == "dsc" else "HD95 in mm"
+    head = ("Difference", "n", "mean", "95 % CI", "Hodges-Lehmann", "rank-biserial", "P(first higher)", "p")
+    head += ("p, Holm",) if planned else ()
+    kind = "planned" if planned else "exploratory"
+    return Table(name, f"{structure}, {unit}: {kind} differences", head, tuple(rows))
+
+
+def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:
+    """How often each arm has each rank when other patients are drawn."""
+    scheme = ranked["schemes"]["mean-then-rank"]
+    order = sorted(range(len(ranked["arms"])), key=lambda k: (scheme["ranks"][k], ranked["arms"][k]))
+    rows = [
+        _row(
+            ranked["arms"][k],
+            *(f"{ranked['schemes'][s]['ranks'][k]:g}" for s in ranked["schemes"]),
+            *(percent(share) if share else ABSENT for share in scheme["probability"][k]),
+        )
+        for k in order
+    ]
+    count = len(ranked["arms"])
+    groups = (("", 1), ("Rank by", len(ranked["schemes"])), ("Share of patient resamples at rank", count))
+    unit = "DSC" if ranked["metric"] == "dsc" else "HD95"
+    caption = f"{ranked['structure']}, {unit}: ranking of the arms"
+    head = ("Arm", "mean", "median", "mean rank", *(str(place + 1) for place in range(count)))
+    return Table(name, caption, head, tuple(rows), groups)
 
 
 def epochs_table(table: pd.DataFrame) -> Table:

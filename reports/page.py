@@ -19,12 +19,12 @@ from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.reports import cost, figures, interactive, layout, prose, published, static, tables
+from gtvbench.reports import contrasts, cost, figures, interactive, layout, prose, published, static, tables
 from gtvbench.reports.load import Run, read_run
 from gtvbench.reports.text import listed, redact, redact_all, visible
 
 #: Raised when the same tables give another page, so that finished runs are rendered again.
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 
 #: Above this size the page goes without interactive figures: the static ones carry the result.
 MAX_BYTES = 10_000_000
@@ -70,12 +70,14 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
     volume = summary[summary["scope"] == tables.PRIMARY_SCOPE]
     stability = tables.sensitivity(wide, arms, run.structures)
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
+    differences, ranked = contrasts.contrasts(run, wide), contrasts.rankings(run, wide)
     frames = {
         "scores.csv": run.scores,
         "summary.csv": summary,
         "status.csv": tables.status_counts(wide, arms, run.structures),
         "false_positives.csv": tables.false_positives(wide, arms, run.structures),
         "sensitivity.csv": stability,
+        "contrasts.csv": differences,
         "epochs.csv": cost.epoch_summary(run),
         "timing.csv": cost.stage_summary(run),
         "resources.csv": cost.resources(run),
@@ -83,18 +85,20 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
         "failures.csv": _failures(run),
     }
     data = {name: frame.to_csv(index=False, lineterminator="\n") for name, frame in frames.items()}
+    data["stats.json"] = json.dumps(contrasts.as_json(differences, ranked), indent=1, allow_nan=False) + "\n"
     violins, specifications = _violins(run, wide, data)
     training, more = _training(run, data)
     context = {
         "run": run,
         "banners": prose.banners(run, wide, summary),
-        "findings": prose.findings(run, wide, volume),
-        "remarks": prose.remarks(run, costs, stability),
+        "findings": prose.findings(run, wide, volume, differences),
+        "remarks": prose.remarks(run, costs, stability, differences),
         "presence": tables.presence(wide, run.structures),
         "prompts": _prompt_counts(run),
         "arms": layout.arms_table(run),
         "status": layout.status_table(frames["status.csv"]),
         "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
+        "differences": [_difference_section(run, differences, ranked, s, k) for k, s in enumerate(run.structures)],
         "violins": violins,
         "absent": layout.false_positive_table(frames["false_positives.csv"]),
         "stability": [
@@ -130,6 +134,28 @@ def _score_section(
 
     primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
     return {"structure": structure, "primary": primary, "secondary": secondary}
+
+
+def _difference_section(
+    run: Run, differences: pd.DataFrame, ranked: list[dict[str, Any]], structure: str, index: int
+) -> dict[str, Any]:
+    """Tables of one structure: planned and exploratory differences, and how firm the ranking is."""
+
+    def table(metric: str, planned: bool) -> layout.Table:
+        name = f"{'planned' if planned else 'exploratory'}-{metric.split('_')[0]}-{index}"
+        return layout.contrast_table(differences, structure, metric, planned, name)
+
+    own = [record for record in ranked if record["structure"] == structure]
+    return {
+        "structure": structure,
+        "reading": prose.contrast_reading(differences, structure),
+        "planned": [table(metric, True) for metric in contrasts.PRIMARY],
+        "exploratory": [table(metric, False) for metric in contrasts.PRIMARY],
+        "ranking": [
+            (layout.ranking_table(record, f"ranking-{record['metric'].split('_')[0]}-{index}"), prose.ranking(record))
+            for record in own
+        ],
+    }
 
 
 def _violins(run: Run, wide: pd.DataFrame, data: dict[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

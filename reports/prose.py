@@ -1,7 +1,7 @@
 """The page's sentences: banners, the summary in plain words, and what the numbers mean.
 
-No sentence here claims that one method is better than another: the page shows no test yet, so it says what was found,
-in how many patients, and what the prompt alone would have given.
+No sentence here claims that one method is better than another: it says what was found, in how many patients, what the
+prompt alone would have given, and how many of the planned differences hold.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.load import Arm, Run
+from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import best_arms, order_changes, presence
-from gtvbench.reports.text import ABSENT, counted, duration, finite, listed, number, redact
+from gtvbench.reports.text import ABSENT, counted, duration, finite, listed, number, p_value, percent, redact
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -130,8 +132,11 @@ def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
     return [Banner("few", "Few patients", text)]
 
 
-def findings(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Finding]:
-    """For each structure: the highest mean DSC, who reached it in how many patients, and what the box alone gives."""
+def findings(run: Run, wide: pd.DataFrame, summary: pd.DataFrame, differences: pd.DataFrame) -> list[Finding]:
+    """For each structure: the highest mean DSC, who reached it in how many patients, and what the box alone gives.
+
+    `differences` is the table of `contrasts`: how many of the planned ones hold.
+    """
     arms = {arm.name: arm for arm in run.arms}
     found = []
     for structure, (present, scored) in presence(wide, run.structures).items():
@@ -150,6 +155,7 @@ def findings(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Findin
             lines.append(f"{len(best)} arms share this mean to three decimals; n = {int(top['n'])} each.")
         lines += _box_alone(part, arms)
         lines += _unprompted(part, arms)
+        lines += _planned(differences, structure)
         found.append(Finding(structure, number(top["dsc_mean"], 3), tuple(best), tuple(lines)))
     return found
 
@@ -180,11 +186,61 @@ def _unprompted(part: dict[str, Any], arms: dict[str, Arm]) -> list[str]:
     return [f"Highest without any prompt: {best}, {number(part[best]['dsc_mean'], 3)}."]
 
 
-def remarks(run: Run, costs: Mapping[str, float | None], stability: pd.DataFrame) -> list[str]:
+def _planned(differences: pd.DataFrame, structure: str) -> list[str]:
+    chosen = differences[(differences["structure"] == structure) & (differences["metric"] == "dsc")]
+    chosen = chosen[chosen["planned"].astype(bool)]
+    tested = chosen["p_holm"].notna().sum()
+    if not len(chosen):
+        return []
+    if not tested:
+        return [f"{counted(len(chosen), 'difference')} in DSC planned, none testable with so few patients."]
+    hold = int((chosen["p_holm"] < LEVEL).sum())
+    return [f"{hold} of {counted(len(chosen), 'planned difference')} in DSC {_have(hold)} p < .05 after Holm."]
+
+
+def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
+    """What the reader of the tables of differences must know: patients, family, and what so few could show."""
+    chosen = differences[(differences["structure"] == structure) & differences["planned"].astype(bool)]
+    if chosen.empty:
+        return "No difference between these arms was planned; all pairs are exploratory."
+    n, family = int(chosen["n"].max()), int(chosen["family"].max())
+    text = f"{counted(n, 'patient')} with this structure; {counted(family, 'planned difference')} in each metric"
+    least = smallest_p(n)
+    if least > LEVEL:
+        return f"{text}. So few patients could never reach p < .05, so no p is printed; look at the intervals."
+    if least * family > LEVEL:
+        return (
+            f"{text}. After Holm so few patients cannot reach p < .05 whatever the scores are; look at the intervals."
+        )
+    return f"{text}."
+
+
+def ranking(ranked: Mapping[str, Any]) -> str:
+    """How firm a ranking is, in a sentence."""
+    scheme = ranked["schemes"]["mean-then-rank"]
+    first = max(range(len(ranked["arms"])), key=lambda k: scheme["probability"][k][0])
+    share = percent(scheme["probability"][first][0])
+    text = f"{ranked['arms'][first]} comes first in {share} of the patient resamples when arms are ranked by their mean"
+    tau = scheme["tau_b"]
+    text += f"; Kendall's tau-b with the ranking of all patients: median {number(tau[1], 2)}, 5th percentile "
+    text += f"{number(tau[0], 2)}."
+    omnibus = ranked["friedman"]
+    if omnibus is not None:
+        text += f" Friedman: chi-square {number(omnibus['chi2'], 2)} on {omnibus['df']} degrees of freedom, p "
+        text += f"{p_value(omnibus['p'])}, Kendall's W {number(omnibus['kendall_w'], 2)}."
+    return text
+
+
+def remarks(
+    run: Run, costs: Mapping[str, float | None], stability: pd.DataFrame, differences: pd.DataFrame
+) -> list[str]:
     """Sentences under the findings: what they do not say, fairness, seconds for one slice (`costs`), stability."""
     lines = [
-        "These are descriptions of one test set. No significance test was made: a difference between two arms may be "
-        "chance."
+        "A highest mean is a description of one test set, and may be chance. What was planned to be compared, with "
+        "confidence intervals and adjusted p values, is under Differences; every other pair there is exploratory."
+        if differences["planned"].astype(bool).any()
+        else "A highest mean is a description of one test set, and may be chance; all pairs under Differences are "
+        "exploratory."
     ]
     scored = run.scored_arms
     prompted = [arm for arm in scored if arm.box_prompted]

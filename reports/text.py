@@ -75,6 +75,20 @@ def signed(value: Any, digits: int) -> str:
     return text if not finite(value) or value <= 0 or float(f"{value:.{digits}f}") == 0 else f"+{text}"
 
 
+def interval(low: Any, high: Any, digits: int) -> str:
+    """A confidence interval; a dash where there is none."""
+    return f"{signed(low, digits)} to {signed(high, digits)}" if finite(low) and finite(high) else ABSENT
+
+
+def p_value(value: Any) -> str:
+    """A p value with two significant digits, below .001 as such; a dash where no test was made."""
+    if not finite(value):
+        return ABSENT
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+
+
 def percent(value: Any) -> str:
     """A share from 0 to 1 as whole per cent, with one decimal where it would round to 0 or 100 without being it."""
     if not finite(value):
