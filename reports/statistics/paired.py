@@ -43,7 +43,7 @@ class SignedRank:
 
 def differences_of(one: npt.ArrayLike, other: npt.ArrayLike) -> Values:
     """`one` - `other`, rounded to 1e-9; raises ValueError where a value is not finite: statuses decide first."""
-    found = np.round(np.asarray(one, float) - np.asarray(other, float), DIGITS)
+    found: Values = np.round(np.asarray(one, float) - np.asarray(other, float), DIGITS)
     if not np.isfinite(found).all():
         raise ValueError("paired scores must be finite: replace or leave out failed cases first")
     return found

@@ -104,7 +104,8 @@ def _tau_b(one: Values, many: Values) -> Values:
     a = np.sign(one[i] - one[j])
     b = np.sign(many[:, i] - many[:, j])
     scale = np.sqrt((a != 0).sum() * (b != 0).sum(1))
-    return np.divide((a * b).sum(1), scale, out=np.zeros(len(many)), where=scale > 0)
+    taus: Values = np.divide((a * b).sum(1), scale, out=np.zeros(len(many)), where=scale > 0)
+    return taus
 
 
 def kendall_tau_b(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
