@@ -11,7 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gtvbench.bench.core.errors import EXIT_BAD_INPUT, EXIT_FAILED_STEPS, EXIT_INTERRUPTED, BenchError, StudyError
+from gtvbench.bench.core.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_FAILED_STEPS,
+    EXIT_INTERRUPTED,
+    EXIT_REQUIREMENT,
+    BenchError,
+    StudyError,
+)
 from gtvbench.bench.progress import Display, Mode, set_up_logging
 
 app = typer.Typer(
@@ -86,11 +93,29 @@ def check(study_file: StudyFile = None, overrides: Overrides = None, log: LogMod
 
 
 @app.command()
-def report(run_folder: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Render the report of a run folder again, from its tables alone."""
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    require: Annotated[
+        list[str] | None, typer.Option(help="ARM:STRUCTURE:METRIC>=VALUE on the test set; may be repeated.")
+    ] = None,
+) -> None:
+    """Render the report of a run folder again, from its tables alone.
+
+    Exit codes: 0, or 4 where a requirement does not hold (metrics: dsc and nsd as means, hd95 and assd as medians).
+    """
     from gtvbench.reports.page import build_report
 
-    typer.echo(str(build_report(run_folder)))
+    path = build_report(run_folder)
+    failed = False
+    if require:
+        from gtvbench.reports.requirements import check_requirements
+
+        for outcome in check_requirements(run_folder, require):
+            failed |= not outcome.holds
+            _err.print("[green]holds[/] " if outcome.holds else "[bold red]FAILS[/] ", end="")
+            _err.print(f"{outcome.text} (found {outcome.found:.4g})", markup=False, highlight=False)
+    typer.echo(str(path))
+    raise typer.Exit(EXIT_REQUIREMENT if failed else 0)
 
 
 @app.command()
