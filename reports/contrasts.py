@@ -13,6 +13,7 @@ import pandas as pd
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.statistics.intervals import bca_of_means
 from gtvbench.reports.statistics.paired import (
+    detectable_difference,
     differences_of,
     hodges_lehmann,
     holm,
@@ -38,7 +39,7 @@ LEVEL = 0.05
 COLUMNS = (
     "structure", "metric", "planned", "one", "other", "n", "mean_one", "mean_other", "difference", "low", "high",
     "interval", "p", "p_holm", "family", "p_sign_flip", "hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high",
-    "rank_biserial", "superiority",
+    "rank_biserial", "superiority", "sd", "detectable",
 )  # fmt: skip
 
 _TUNED, _ZERO = "litemedsam-fine-tuned", "litemedsam-zero-shot"
@@ -125,8 +126,10 @@ def _family(table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dict[
                 "family": len(pairs), "p_sign_flip": sign_flip_p(d, SEED) if testable else float("nan"),
                 "hodges_lehmann": shift.estimate, "hodges_lehmann_low": shift.low, "hodges_lehmann_high": shift.high,
                 "rank_biserial": ranks.rank_biserial, "superiority": probability_of_superiority(d),
+                "sd": float(d.std(ddof=1)) if n > 1 else float("nan"), "detectable": float("nan"),
             }
         )  # fmt: skip
+        rows[-1]["detectable"] = detectable_difference(rows[-1]["sd"], n)
     return rows
 
 

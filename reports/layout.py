@@ -186,11 +186,21 @@ def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bo
         cells: list[str | Cell] = [
             Cell(f"{r['one']} \u2212 {r['other']}", wordy=True), str(r["n"]), signed(r["difference"], digits),
             interval(r["low"], r["high"], digits), signed(r["hodges_lehmann"], digits), signed(r["rank_biserial"], 2),
-            percent(r["superiority"]), p_value(r["p"]),
+            percent(r["superiority"]), number(r["detectable"], digits), p_value(r["p"]),
         ]  # fmt: skip
         rows.append(_row(*cells, p_value(r["p_holm"])) if planned else _row(*cells))
     unit = "DSC" if metric == "dsc" else "HD95 in mm"
-    head = ["Difference", "n", "mean", "95 % CI", "Hodges-Lehmann", "rank-biserial", "P(first higher)", "p"]
+    head = [
+        "Difference",
+        "n",
+        "mean",
+        "95 % CI",
+        "Hodges-Lehmann",
+        "rank-biserial",
+        "P(first higher)",
+        "detectable",
+        "p",
+    ]
     head += ["p, Holm"] if planned else []
     kind = "planned" if planned else "exploratory"
     return Table(name, f"{structure}, {unit}: {kind} differences", tuple(head), tuple(rows))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 Values = npt.NDArray[np.float64]
 
@@ -172,6 +172,30 @@ def equivalence_p(differences: npt.ArrayLike, margin: float) -> float:
 def non_inferiority_p(differences: npt.ArrayLike, margin: float) -> float:
     """p of the one-sided t test against -margin; small: the first arm is not worse by as much as the margin."""
     return float(stats.ttest_1samp(np.asarray(differences, float), -margin, alternative="greater").pvalue)
+
+
+def power_of(difference: float, sd: float, n: int, level: float = 0.05) -> float:
+    """Power of the two-sided paired t test (Cohen 1988); the signed-rank test has about 95 % of its efficiency."""
+    if n < 2:
+        return 0.0
+    if sd == 0:
+        return 1.0 if difference else level
+    shift = abs(difference) / sd * np.sqrt(n)
+    critical = stats.t.ppf(1 - level / 2, n - 1)
+    found = float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
+    return found if np.isfinite(found) else 1.0  # SciPy has no value far out, where the power is 1
+
+
+def detectable_difference(sd: float, n: int, power: float = 0.8, level: float = 0.05) -> float:
+    """The smallest mean difference that n pairs of this spread show with this power; NaN below two pairs."""
+    if n < 2 or not np.isfinite(sd):
+        return float("nan")
+    if sd == 0:
+        return 0.0
+    top = 1.0
+    while power_of(top, 1.0, n, level) < power:
+        top *= 2
+    return sd * float(optimize.brentq(lambda d: power_of(d, 1.0, n, level) - power, 1e-6, top))
 
 
 def holm(p_values: npt.ArrayLike) -> Values:

@@ -21,6 +21,9 @@ Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **ch
 STRUCTURES = {"GTV-T": 1, "GTV-N": 2}
 NAMES = [f"phantom-{i:03d}" for i in range(5)]
 LISTS = {"train": NAMES[:2], "validation": NAMES[2:3], "test": NAMES[3:]}
+NNUNET = {
+    "epochs": 1, "iterations": 2, "validation-iterations": 1, "foreground-voxels": 20_000, "mirroring": False,
+}  # fmt: skip
 DEMO = {"weights": "demo", "image-size": 64, "fusions": ["multimodal"]}
 
 
@@ -48,7 +51,7 @@ def dsc(run: Any) -> pd.DataFrame:
 def predictions(run: Any) -> dict[str, str]:
     files = sorted((run.folder / "arms").glob("*/predictions/*.nii.gz"))
     assert files
-    return {path.name: digest_file(path) for path in files}
+    return {f"{path.parent.parent.name}/{path.name}": digest_file(path) for path in files}
 
 
 @pytest.mark.usefixtures("with_plugins")
@@ -61,9 +64,10 @@ def test_noise_for_test_references_leaves_unprompted_predictions_byte_identical(
         if case.name in LISTS["test"]:
             case = replace(case, label=rng.integers(0, 3, case.label.shape).astype(np.uint8))
         write_folder(case, tmp_path / "noise")
-    _, honest = execute(["learned-threshold"], "one", **dataset("honest"))
-    _, noise = execute(["learned-threshold"], "two", **dataset("noise"))
-    assert predictions(honest) == predictions(noise)
+    methods = {"nnunet": NNUNET}
+    _, honest = execute(["learned-threshold", "nnunet"], "one", methods=methods, **dataset("honest"))
+    _, noise = execute(["learned-threshold", "nnunet"], "two", methods=methods, **dataset("noise"))
+    assert predictions(honest) == predictions(noise) and len(predictions(honest)) == 2 * 2
     assert not dsc(honest).equals(dsc(noise))
 
 

@@ -7,12 +7,14 @@ from scipy import stats
 from gtvbench.reports.statistics.agreement import bland_altman, icc
 from gtvbench.reports.statistics.intervals import bca_of_means, of_median, resampled_means
 from gtvbench.reports.statistics.paired import (
+    detectable_difference,
     differences_of,
     equivalence_p,
     hodges_lehmann,
     holm,
     non_inferiority_p,
     paired_t,
+    power_of,
     probability_of_superiority,
     sign_flip_p,
     signed_rank,
@@ -212,6 +214,17 @@ def test_the_judges_of_shrout_and_fleiss() -> None:
 def test_superiority_counts_ties_half() -> None:
     assert probability_of_superiority([1, 0, -1, 2]) == pytest.approx(0.625)
     assert signed_rank([0, 0, 0]).p == 1 and sign_flip_p([0.0, 0]) == 1
+
+
+def test_power_is_that_of_published_tables() -> None:
+    # Cohen's dz = .5, n = 34: power .80 (G*Power 3.1, paired t test, two-sided .05).
+    assert power_of(0.5, 1.0, 34) == pytest.approx(0.8078, abs=5e-4)
+    assert detectable_difference(0.1, 34) == pytest.approx(0.05, rel=0.01)
+    assert power_of(detectable_difference(0.07, 8), 0.07, 8) == pytest.approx(0.8)
+    assert power_of(0.0, 1.0, 20) == pytest.approx(0.05)
+    assert power_of(0.2, 1.0, 199) == pytest.approx(0.8, abs=2e-3)
+    assert all(0 < detectable_difference(1.0, n) < 100 for n in range(2, 12))
+    assert detectable_difference(0.0, 5) == 0 and np.isnan(detectable_difference(1.0, 1))
 
 
 def test_a_failed_case_is_never_silently_dropped() -> None:
