@@ -64,6 +64,24 @@ class ScoringOptions(_Model):
     nsd_tolerance_mm: float | dict[str, float] = 2.0
 
 
+class StatisticsOptions(_Model):
+    """What the report compares: settled here before the test set is scored.
+
+    `dsc_margin` and `hd95_margin_mm` are the differences of no practical matter, for equivalence and non-inferiority:
+    set them from the variability between observers. `contrasts` are pairs of arms (one, other) that are planned; None
+    for the study's (docs/report.md). `resamples` are of patients.
+    """
+
+    dsc_margin: float = Field(default=0.05, gt=0, lt=1)
+    hd95_margin_mm: float = Field(default=3.0, gt=0)
+    contrasts: list[tuple[str, str]] | None = None
+    resamples: int = Field(default=10_000, ge=1000)
+
+    def margin(self, metric: str) -> float:
+        """Margin of a primary metric as it is named in the table of scores."""
+        return {"dsc": self.dsc_margin, "hd95_mm": self.hd95_margin_mm}[metric]
+
+
 class TimingOptions(_Model):
     """A case that takes longer than `case_timeout_s` to predict is stopped and counts as `timeout` (None: no limit)."""
 
@@ -111,6 +129,7 @@ class Study(_Model):
     run: list[str] | Literal["all"] = "all"
     seeds: int = Field(default=1, ge=1)
     scoring: ScoringOptions = ScoringOptions()
+    statistics: StatisticsOptions = StatisticsOptions()
     timing: TimingOptions = TimingOptions()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     output: Path = Path("runs")

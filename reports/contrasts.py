@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.statistics.intervals import bca_of_means
 from gtvbench.reports.statistics.paired import (
     detectable_difference,
     differences_of,
+    equivalence_p,
     hodges_lehmann,
     holm,
+    non_inferiority_p,
     probability_of_superiority,
     sign_flip_p,
     signed_rank,
@@ -39,7 +42,8 @@ LEVEL = 0.05
 COLUMNS = (
     "structure", "metric", "planned", "one", "other", "n", "mean_one", "mean_other", "difference", "low", "high",
     "interval", "p", "p_holm", "family", "p_sign_flip", "hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high",
-    "rank_biserial", "superiority", "sd", "detectable",
+    "rank_biserial", "superiority", "sd", "detectable", "margin",
+    "p_equivalence", "p_non_inferiority",
 )  # fmt: skip
 
 _TUNED, _ZERO = "litemedsam-fine-tuned", "litemedsam-zero-shot"
@@ -89,15 +93,18 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     Holm's adjustment is within the planned pairs of a structure and metric. `p` is Wilcoxon's signed-rank test; NaN
     where so few patients could never reach .05.
     """
-    wanted = planned(run.scored_arms)
+    options = statistics_of(run)
     names = [arm.name for arm in run.scored_arms]
+    wanted = (
+        planned(run.scored_arms) if options.contrasts is None else [c for c in options.contrasts if set(c) <= {*names}]
+    )
     rest = [pair for pair in itertools.combinations(names, 2) if pair not in wanted and pair[::-1] not in wanted]
     rows: list[dict[str, Any]] = []
     for structure in run.structures:
         for metric in PRIMARY:
             table = by_patient(wide, structure, metric)
             for pairs, is_planned in ((wanted, True), (rest, False)):
-                family = _family(table, pairs)
+                family = _family(table, pairs, metric, options)
                 testable = [row for row in family if is_planned and np.isfinite(row["p"])]
                 for row, p in zip(testable, holm([row["p"] for row in testable]), strict=True):
                     row["p_holm"] = float(p)
@@ -105,13 +112,21 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _family(table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+def statistics_of(run: Run) -> StatisticsOptions:
+    """What the study file says of the comparison; a run of before has the defaults."""
+    return StatisticsOptions.model_validate(run.study.get("statistics") or {})
+
+
+def _family(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], metric: str, options: StatisticsOptions
+) -> list[dict[str, Any]]:
     pairs = [pair for pair in pairs if set(pair) <= set(table.columns)]
     n = len(table)
     if not pairs or n == 0:
         return []
     matrix = np.stack([differences_of(table[one], table[other]) for one, other in pairs], axis=1)
-    intervals = bca_of_means(matrix, SEED)
+    intervals = bca_of_means(matrix, SEED, resamples=options.resamples)
+    margin = options.margin(metric)
     rows = []
     for k, (one, other) in enumerate(pairs):
         d = matrix[:, k]
@@ -126,10 +141,14 @@ def _family(table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> list[dict[
                 "family": len(pairs), "p_sign_flip": sign_flip_p(d, SEED) if testable else float("nan"),
                 "hodges_lehmann": shift.estimate, "hodges_lehmann_low": shift.low, "hodges_lehmann_high": shift.high,
                 "rank_biserial": ranks.rank_biserial, "superiority": probability_of_superiority(d),
-                "sd": float(d.std(ddof=1)) if n > 1 else float("nan"), "detectable": float("nan"),
+                "sd": float(d.std(ddof=1)) if n > 1 else float("nan"),
             }
         )  # fmt: skip
-        rows[-1]["detectable"] = detectable_difference(rows[-1]["sd"], n)
+        gain = d if PRIMARY[metric] else -d
+        rows[-1] |= {
+            "detectable": detectable_difference(rows[-1]["sd"], n), "margin": margin,
+            "p_equivalence": equivalence_p(d, margin), "p_non_inferiority": non_inferiority_p(gain, margin),
+        }  # fmt: skip
     return rows
 
 

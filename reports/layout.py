@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gtvbench.reports import published
+from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.cost import STAGES
 from gtvbench.reports.load import EPOCH_COLUMNS, Run
 from gtvbench.reports.tables import STATUSES, best_arms
@@ -177,6 +178,13 @@ def values_table(values: pd.DataFrame, caption: str, digits: int, name: str) -> 
     return Table(name, caption, ("Case", *map(str, values.columns)), tuple(rows), csv="scores.csv")
 
 
+def against_margin(record: Mapping[Any, Any]) -> str:
+    """What the margin of the study file says of a difference, at .05."""
+    if record["p_equivalence"] < LEVEL:
+        return "equivalent"
+    return "not worse" if record["p_non_inferiority"] < LEVEL else "open"
+
+
 def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bool, name: str) -> Table:
     """Differences between pairs of arms in one structure and metric."""
     chosen = (table["structure"] == structure) & (table["metric"] == metric) & (table["planned"] == planned)
@@ -186,7 +194,7 @@ def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bo
         cells: list[str | Cell] = [
             Cell(f"{r['one']} \u2212 {r['other']}", wordy=True), str(r["n"]), signed(r["difference"], digits),
             interval(r["low"], r["high"], digits), signed(r["hodges_lehmann"], digits), signed(r["rank_biserial"], 2),
-            percent(r["superiority"]), number(r["detectable"], digits), p_value(r["p"]),
+            percent(r["superiority"]), number(r["detectable"], digits), against_margin(r), p_value(r["p"]),
         ]  # fmt: skip
         rows.append(_row(*cells, p_value(r["p_holm"])) if planned else _row(*cells))
     unit = "DSC" if metric == "dsc" else "HD95 in mm"
@@ -199,6 +207,7 @@ def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bo
         "rank-biserial",
         "P(first higher)",
         "detectable",
+        "margin",
         "p",
     ]
     head += ["p, Holm"] if planned else []

@@ -99,6 +99,7 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
         "status": layout.status_table(frames["status.csv"]),
         "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
         "differences": [_difference_section(run, differences, ranked, s, k) for k, s in enumerate(run.structures)],
+        "margins": prose.margins(contrasts.statistics_of(run)),
         "violins": violins,
         "absent": layout.false_positive_table(frames["false_positives.csv"]),
         "stability": [

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.statistics.paired import smallest_p
@@ -213,6 +214,11 @@ def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
             f"{text}. After Holm so few patients cannot reach p < .05 whatever the scores are; look at the intervals."
         )
     return f"{text}."
+
+
+def margins(options: StatisticsOptions) -> str:
+    """The margins of practical equivalence that the study file declares."""
+    return f"a margin of {options.dsc_margin:g} in DSC and {options.hd95_margin_mm:g} mm in HD95"
 
 
 def ranking(ranked: Mapping[str, Any]) -> str:

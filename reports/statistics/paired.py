@@ -164,14 +164,20 @@ def paired_t(differences: npt.ArrayLike, confidence: float = 0.95) -> tuple[floa
 def equivalence_p(differences: npt.ArrayLike, margin: float) -> float:
     """p of two one-sided t tests against -margin and +margin (Schuirmann 1987); small: they are equivalent."""
     values = np.asarray(differences, float)
-    lower = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
-    upper = stats.ttest_1samp(values, margin, alternative="less").pvalue
-    return float(max(lower, upper))
+    return max(non_inferiority_p(values, margin), non_inferiority_p(-values, margin))
 
 
 def non_inferiority_p(differences: npt.ArrayLike, margin: float) -> float:
-    """p of the one-sided t test against -margin; small: the first arm is not worse by as much as the margin."""
-    return float(stats.ttest_1samp(np.asarray(differences, float), -margin, alternative="greater").pvalue)
+    """p of the one-sided t test against -margin; small: the first arm is not worse by as much as the margin.
+
+    1 below two differences; differences without any spread decide by themselves.
+    """
+    values = np.asarray(differences, float)
+    if len(values) < 2:
+        return 1.0
+    if np.ptp(values) == 0:
+        return 0.0 if values[0] > -margin else 1.0
+    return float(stats.ttest_1samp(values, -margin, alternative="greater").pvalue)
 
 
 def power_of(difference: float, sd: float, n: int, level: float = 0.05) -> float:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.reports.contrasts import by_patient, contrasts, planned
+from gtvbench.reports.layout import against_margin
 from gtvbench.reports.load import Arm, read_run
 from gtvbench.reports.page import build_report
 from gtvbench.reports.tables import wide_scores
@@ -98,6 +99,25 @@ def test_one_method_under_two_names_is_no_difference(tmp_path: Path, new_run: Ca
         assert (found["low"], found["high"]) == (0, 0)
 
 
+def test_the_study_file_says_what_is_planned_and_what_matters(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=40)
+    shift(writer, TUNED, 0.05)
+    verdicts = {}
+    for margin in (0.02, 0.1):
+        writer.study["statistics"] = {"dsc-margin": margin, "contrasts": [[ZERO, TUNED], ["nobody", TUNED]]}
+        run = read_run(writer.write(tmp_path / f"run{margin}"))
+        table = contrasts(run, wide_scores(run.scores))
+        assert set(map(tuple, table.loc[table["planned"], ["one", "other"]].to_numpy())) == {(ZERO, TUNED)}
+        found = one_of(table, "GTV-T", "dsc", ZERO, TUNED)
+        assert found["family"] == 1 and found["margin"] == margin and found["difference"] < -0.04
+        verdicts[margin] = against_margin(found)
+    assert verdicts == {0.02: "open", 0.1: "equivalent"}
+    writer.study["statistics"] = {"dsc-margin": 0.02}
+    run = read_run(writer.write(tmp_path / "again"))
+    better = one_of(contrasts(run, wide_scores(run.scores)), "GTV-T", "dsc", TUNED, ZERO)
+    assert against_margin(better) == "not worse"
+
+
 def test_failed_cases_count_with_their_penalty(tmp_path: Path, new_run: Callable[..., Any]) -> None:
     writer = new_run(patients=10)
     writer.fail(TUNED, writer.cases[:3], "crashed")
@@ -149,7 +169,7 @@ def test_without_any_effect_a_family_rejects_no_more_often_than_it_says() -> Non
     rng = np.random.default_rng(11)
 
     class Simulated:
-        scored_arms, structures = SIX, ("GTV",)
+        scored_arms, structures, study = SIX, ("GTV",), {"statistics": {"resamples": 1000}}
 
     rejected = {"dsc": 0, "hd95_mm": 0}
     for _ in range(2000):
