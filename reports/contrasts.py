@@ -141,12 +141,12 @@ def _family(
                 "family": len(pairs), "p_sign_flip": sign_flip_p(d, SEED) if testable else float("nan"),
                 "hodges_lehmann": shift.estimate, "hodges_lehmann_low": shift.low, "hodges_lehmann_high": shift.high,
                 "rank_biserial": ranks.rank_biserial, "superiority": probability_of_superiority(d),
-                "sd": float(d.std(ddof=1)) if n > 1 else float("nan"),
             }
         )  # fmt: skip
+        sd = float(d.std(ddof=1)) if n > 1 else float("nan")
         gain = d if PRIMARY[metric] else -d
         rows[-1] |= {
-            "detectable": detectable_difference(rows[-1]["sd"], n), "margin": margin,
+            "sd": sd, "detectable": detectable_difference(sd, n), "margin": margin,
             "p_equivalence": equivalence_p(d, margin), "p_non_inferiority": non_inferiority_p(gain, margin),
         }  # fmt: skip
     return rows

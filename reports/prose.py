@@ -195,6 +195,9 @@ def _planned(differences: pd.DataFrame, structure: str) -> list[str]:
         return []
     if not tested:
         return [f"{counted(len(chosen), 'difference')} in DSC planned, none testable with so few patients."]
+    if smallest_p(int(chosen["n"].max())) * len(chosen) > LEVEL:
+        planned = counted(len(chosen), "planned difference")
+        return [f"{planned} in DSC: after Holm so few patients cannot reach p < .05; look at the intervals."]
     hold = int((chosen["p_holm"] < LEVEL).sum())
     return [f"{hold} of {counted(len(chosen), 'planned difference')} in DSC {_have(hold)} p < .05 after Holm."]
 
