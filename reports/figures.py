@@ -225,6 +225,48 @@ def curves(table: pd.DataFrame, arm: Arm, colour: str, number_of: int) -> Curves
     )
 
 
+@dataclass(frozen=True)
+class Forest:
+    """Differences with their intervals, one below the other; `rows` are (label, difference, low, high)."""
+
+    id: str
+    title: str
+    rows: tuple[tuple[str, float, float, float], ...]
+    margin: float
+    axis: str
+    higher_is_better: bool
+
+    @property
+    def height(self) -> int:
+        """Height of the figure in its own unit."""
+        return 34 * len(self.rows) + TOP + BOTTOM
+
+
+def forest(table: pd.DataFrame, structure: str, metric: str, higher_is_better: bool, number_of: int) -> Forest | None:
+    """The planned differences of one structure and metric that have an interval; None where there are none."""
+    chosen = (table["structure"] == structure) & (table["metric"] == metric) & table["planned"].astype(bool)
+    rows = tuple(
+        (f"{shorten(r['one'])} \u2212 {shorten(r['other'])}", r["difference"], r["low"], r["high"])
+        for r in table[chosen].to_dict("records")
+        if math.isfinite(r["low"]) and math.isfinite(r["high"])
+    )
+    if not rows:
+        return None
+    name = "DSC" if metric == "dsc" else "HD95 in mm"
+    title = f"{structure}, {name}: planned differences"
+    margin = float(table.loc[chosen, "margin"].iloc[0])
+    return Forest(f"forest-{number_of}", title, rows, margin, f"difference in {name}", higher_is_better)
+
+
+def forest_reading(figure: Forest) -> str:
+    """One sentence that says how to read a forest of differences."""
+    side = "right" if figure.higher_is_better else "left"
+    return (
+        f"Square: mean difference; line: its 95 % interval; {side} of zero the first arm is better; grey: the "
+        "margin of no practical matter."
+    )
+
+
 def panel_reading(panel: Panel) -> str:
     """One sentence that says how to read a violin panel."""
     patients = max(len(row.points) for row in panel.rows)

@@ -98,7 +98,8 @@ def render(run: Run) -> tuple[str, dict[str, str]]:
         "arms": layout.arms_table(run),
         "status": layout.status_table(frames["status.csv"]),
         "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
-        "differences": [_difference_section(run, differences, ranked, s, k) for k, s in enumerate(run.structures)],
+        "differences": [_difference_section(differences, ranked, s, k, data) for k, s in enumerate(run.structures)],
+        "resamples": contrasts.statistics_of(run).resamples,
         "margins": prose.margins(contrasts.statistics_of(run)),
         "violins": violins,
         "absent": layout.false_positive_table(frames["false_positives.csv"]),
@@ -138,18 +139,27 @@ def _score_section(
 
 
 def _difference_section(
-    run: Run, differences: pd.DataFrame, ranked: list[dict[str, Any]], structure: str, index: int
+    differences: pd.DataFrame, ranked: list[dict[str, Any]], structure: str, index: int, data: dict[str, str]
 ) -> dict[str, Any]:
-    """Tables of one structure: planned and exploratory differences, and how firm the ranking is."""
+    """One structure: planned and exploratory differences, how firm the ranking is; SVG files are added to `data`."""
 
     def table(metric: str, planned: bool) -> layout.Table:
         name = f"{'planned' if planned else 'exploratory'}-{metric.split('_')[0]}-{index}"
         return layout.contrast_table(differences, structure, metric, planned, name)
 
+    forests = []
+    for metric, higher in contrasts.PRIMARY.items():
+        drawn = figures.forest(differences, structure, metric, higher, 2 * index + len(forests))
+        if drawn is not None:
+            svg = static.forest(drawn)
+            data[f"{drawn.id}.svg"] = svg
+            inline = Markup(static.inline(svg, drawn.id))
+            forests.append({"figure": drawn, "svg": inline, "reading": figures.forest_reading(drawn)})
     own = [record for record in ranked if record["structure"] == structure]
     return {
         "structure": structure,
         "reading": prose.contrast_reading(differences, structure),
+        "forests": forests,
         "planned": [table(metric, True) for metric in contrasts.PRIMARY],
         "exploratory": [table(metric, False) for metric in contrasts.PRIMARY],
         "ranking": [

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from gtvbench.reports.figures import BOTTOM, HALF, SINK, TOP, Curves, Panel, Row
+from gtvbench.reports.figures import BOTTOM, HALF, SINK, TOP, Curves, Forest, Panel, Row
 
 _INK, _FAINT, _GRID, _PAPER = "#16181b", "#5b6169", "#dcdfe3", "#fefefe"
 _THEMED = {_INK: "currentColor", _FAINT: "var(--faint)", _GRID: "var(--line)", _PAPER: "var(--paper)"}
@@ -49,6 +49,29 @@ def violins(panel: Panel) -> str:
         axes.set_xticks([value for value, _ in panel.ticks], [text for _, text in panel.ticks])
         axes.grid(axis="x", color=_GRID, linewidth=0.8)
         axes.set_xlabel(panel.axis, color=_INK)
+        return _svg(figure)
+
+
+def forest(figure_data: Forest) -> str:
+    """Differences and their intervals as an SVG document."""
+    with rc_context(_STYLE):
+        figure, axes = _canvas(figure_data.height, left=10, right=10, top=TOP, bottom=BOTTOM)
+        axes.axvspan(-figure_data.margin, figure_data.margin, color=_GRID, alpha=0.45, linewidth=0, zorder=0)
+        axes.axvline(0, color=_FAINT, linewidth=1)
+        for index, (label, difference, low, high) in enumerate(figure_data.rows):
+            centre = -index - 0.2
+            axes.plot([low, high], [centre, centre], color=_INK, linewidth=1.6)
+            axes.plot([difference], [centre], "s", markersize=5.5, color=_INK)
+            axes.annotate(
+                label, (0, 0.5 - index), (2, -1), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                va="top", color=_INK, fontsize=8.5, bbox={"facecolor": _PAPER, "edgecolor": "none", "pad": 0.5},
+            )  # fmt: skip
+        ends = [abs(v) for row in figure_data.rows for v in row[1:]] + [figure_data.margin]
+        axes.set_xlim(-1.08 * max(ends), 1.08 * max(ends))
+        axes.set_ylim(0.5 - len(figure_data.rows), 0.5)
+        axes.set_yticks([])
+        axes.grid(axis="x", color=_GRID, linewidth=0.8)
+        axes.set_xlabel(figure_data.axis, color=_INK)
         return _svg(figure)
 
 
