@@ -147,7 +147,7 @@ def _difference_section(
         name = f"{'planned' if planned else 'exploratory'}-{metric.split('_')[0]}-{index}"
         return layout.contrast_table(differences, structure, metric, planned, name)
 
-    forests = []
+    forests: list[dict[str, Any]] = []
     for metric, higher in contrasts.PRIMARY.items():
         drawn = figures.forest(differences, structure, metric, higher, 2 * index + len(forests))
         if drawn is not None:
