@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from gtvbench.adapters.nnunet.transforms import FreshBoxes, validation_with_boxes, with_boxes
 from gtvbench.bench.core.digest import seed_from
@@ -61,6 +62,8 @@ class _Ours:
     def get_training_transforms(self, *args: Any, **options: Any) -> Any:
         """nnU-Net's pipeline, with the box channels kept boxes."""
         pipeline = super().get_training_transforms(*args, **options)  # type: ignore[misc]
+        if get_allowed_n_proc_DA() == 0:
+            _never_benchmark(pipeline)
         first = self.hooks.first_box
         return pipeline if first is None else with_boxes(pipeline, first, self.hooks.fresh)
 
@@ -79,6 +82,17 @@ class _Ours:
     # Attributes of nnU-Net's trainer that the methods above use.
     current_epoch: int
     logger: Any
+
+
+def _never_benchmark(pipeline: Any) -> None:
+    """Keep transforms from choosing between two ways of computing by their speed: the ways differ in the last bits.
+
+    Without augmentation workers a training is promised to be repeatable; the blur times both ways and takes the faster.
+    """
+    for step in pipeline.transforms:
+        inner = getattr(step, "transform", step)
+        if hasattr(inner, "benchmark"):
+            inner.benchmark = False
 
 
 def trainer_of(base: type[Any]) -> type[Any]:

@@ -141,6 +141,21 @@ def test_preprocessing_resamples_and_prediction_gets_a_binary_box_channel(
     np.testing.assert_array_equal(data[2].numpy(), (stock[2] > 0.5).astype(np.float32))
 
 
+def test_nothing_in_the_augmentation_depends_on_the_speed_of_the_machine(
+    environment: Path, cohort: list[TrainingCase]
+) -> None:
+    """nnU-Net's blur times two ways of computing and takes the faster; their results differ in the last bits."""
+    trainer = prepared_trainer(environment, cohort)
+    training, _ = trainer.get_dataloaders()
+    steps = [training.data_loader.transforms]
+    timed = []
+    while steps:
+        step = steps.pop()
+        steps += [*getattr(step, "transforms", []), *([step.transform] if hasattr(step, "transform") else [])]
+        timed += [step.benchmark] if hasattr(step, "benchmark") else []
+    assert timed == [False]
+
+
 def context(options: Any, seed: int = 7) -> Context:
     return Context(options, STRUCTURES, "multimodal", ("CT", "PET"), "cpu", seed, None, Path())
 
