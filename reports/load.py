@@ -103,6 +103,8 @@ class Run:
     timing: Mapping[str, pd.DataFrame]
     epochs: Mapping[str, pd.DataFrame]
     prompts: pd.DataFrame | None
+    #: Where the files of an arm lie: its name -> (run folder, its name there).
+    origins: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -170,6 +172,7 @@ def read_run(folder: Path) -> Run:
         timing=_per_arm(folder, arms, "timing.parquet", pd.read_parquet, TIMING_COLUMNS),
         epochs=_per_arm(folder, arms, "fit/epochs.csv", pd.read_csv, EPOCH_COLUMNS),
         prompts=_optional(folder / "prompts.parquet", pd.read_parquet, ("case", "slice", "structure")),
+        origins={arm.name: (folder, arm.name) for arm in arms},
     )
 
 

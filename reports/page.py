@@ -306,7 +306,7 @@ def _shown(value: object) -> object:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
         autoescape=True,
         undefined=jinja2.ChainableUndefined,  # records of other versions may lack a field
         trim_blocks=True,
@@ -315,8 +315,8 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(name=_name, lines=_lines, redact=redact)
     environment.globals.update(
-        css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
-        script=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
+        css=Markup((_HERE / "assets" / "report.css").read_text(encoding="utf-8")),
+        script=Markup((_HERE / "assets" / "report.js").read_text(encoding="utf-8")),
     )
     return environment
 
