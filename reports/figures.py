@@ -36,12 +36,17 @@ _LONGEST_LABEL = 36
 
 @dataclass(frozen=True)
 class Point:
-    """One patient of one row: value on the axis, offset from the row's centre (rows), words for the pointer."""
+    """One case of one row: value on the axis, offset from the row's centre (rows), words for the pointer.
+
+    An outlier lies more than 1.5 interquartile ranges beyond the quartiles (Tukey), or has no usable mask.
+    """
 
     x: float
     offset: float
     words: str
     failed: bool
+    case: str
+    outlier: bool
 
 
 @dataclass(frozen=True)
@@ -80,19 +85,6 @@ class Panel:
     def height(self) -> int:
         """Height in px."""
         return TOP + ROW * len(self.rows) + BOTTOM
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Training and validation loss of one arm by epoch."""
-
-    id: str
-    title: str
-    colour: str
-    epochs: tuple[int, ...]
-    training: tuple[float | None, ...]
-    validation: tuple[float | None, ...]
-    best: int | None
 
 
 def shorten(text: str, longest: int = _LONGEST_LABEL) -> str:
@@ -172,12 +164,15 @@ def _row(
     lost_at = None if gutter is None else (gutter + end) / 2
     # Quartiles are those of the table, over all cases: one that falls on a penalty is drawn in the band.
     quartiles = np.minimum(np.quantile(part[metric], [0.25, 0.5, 0.75]), math.inf if lost_at is None else lost_at)
+    low, _, high = np.quantile(part[metric], [0.25, 0.5, 0.75])
+    inside = (low - 1.5 * (high - low), high + 1.5 * (high - low))
     points = []
     for case, value, lost, status in part[["case", metric, "failed", "status"]].sort_values("case").itertuples(False):
         x = lost_at if lost and lost_at is not None else float(value)
         shown = number(value, 3) if metric == "dsc" else f"{number(value, 1)} mm"
         words = f"{visible(case)}: {shown}" + (f" ({status}, penalty)" if lost else "")
-        points.append(Point(round(x, 5), lanes[case], words, bool(lost)))
+        outlier = bool(lost) or not inside[0] <= value <= inside[1]
+        points.append(Point(round(x, 5), lanes[case], words, bool(lost), str(case), outlier))
     middle = number(part[metric].mean(), 3) if metric == "dsc" else f"{number(part[metric].median(), 1)} mm"
     note = f"{'mean' if metric == 'dsc' else 'median'} {middle}, n = {len(part)}"
     note += f", {failed} failed" if failed else ""
@@ -207,32 +202,18 @@ def _nice_end(values: pd.Series[float]) -> float:
     return largest * 1.04 if largest > 0 else 1.0
 
 
-def curves(table: pd.DataFrame, arm: Arm, colour: str, number_of: int) -> Curves:
-    """Losses of one arm; a value that is not finite is a gap."""
-    table = table.sort_values("epoch")
-
-    def column(name: str) -> tuple[float | None, ...]:
-        return tuple(round(float(v), 6) if math.isfinite(v) else None for v in table[name].astype(float))
-
-    return Curves(
-        f"training-{number_of}",
-        f"Training curves of {shorten(arm.name)}",
-        colour,
-        tuple(int(e) for e in table["epoch"]),
-        column("train_loss"),
-        column("validation_loss"),
-        None if arm.best_epoch is None else int(arm.best_epoch),
-    )
-
-
 @dataclass(frozen=True)
 class Forest:
-    """Differences with their intervals, one below the other; `rows` are (label, difference, low, high)."""
+    """Values with their intervals, one below the other; `rows` are (label, value, low, high).
+
+    Differences have a `margin` around zero, on a linear axis that is symmetric; without one (None) the values are
+    positive and the axis is logarithmic.
+    """
 
     id: str
     title: str
     rows: tuple[tuple[str, float, float, float], ...]
-    margin: float
+    margin: float | None
     axis: str
     higher_is_better: bool
 
@@ -274,10 +255,3 @@ def panel_reading(panel: Panel) -> str:
     text = f"Each mark is one of {counted(patients, 'case')}, in the same lane in every row; further "
     text += "right is better" if panel.higher_is_better else "left is better"
     return f"{text}; {counted(lost, 'cross', 'crosses')} without a usable mask." if lost else f"{text}."
-
-
-def curves_reading(figure: Curves) -> str:
-    """One sentence that says what training curves are, and what they are not."""
-    kept = "" if figure.best is None else f"; the dotted line marks epoch {figure.best}, which was kept"
-    epochs = counted(len(figure.epochs), "epoch")
-    return f"Losses over {epochs} on training and validation patients{kept}; not test results."

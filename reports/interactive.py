@@ -9,15 +9,13 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from gtvbench.reports.figures import BOTTOM, HALF, SINK, TOP, Curves, Panel, Row
-
-#: Height of training curves in px.
-TRAINING_HEIGHT = 300
+from gtvbench.reports.figures import BOTTOM, HALF, SINK, TOP, Panel, Row
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-def _base(height: int, margin: dict[str, int]) -> dict[str, Any]:
+def base_layout(height: int, margin: dict[str, int]) -> dict[str, Any]:
+    """What every figure's layout has in common: no toolbar's modes, transparent ground, the theme's colours."""
     return {
         "height": height,
         "margin": margin,
@@ -49,7 +47,7 @@ def violins(panel: Panel) -> dict[str, Any]:
                 "font": {"size": 11, "color": "@faint"},
             }
         )
-    layout = _base(panel.height, {"l": 10, "r": 10, "t": TOP, "b": BOTTOM})
+    layout = base_layout(panel.height, {"l": 10, "r": 10, "t": TOP, "b": BOTTOM})
     layout["annotations"] = notes
     layout["xaxis"] = {
         "range": [-0.02 * panel.end, 1.02 * panel.end],
@@ -68,6 +66,9 @@ def violins(panel: Panel) -> dict[str, Any]:
                 "fillcolor": "@grid", "opacity": 0.45, "line": {"width": 0}, "layer": "below",
             }
         ]  # fmt: skip
+    # Filled in by the page's script: the line through one case's marks.
+    thread = {"type": "scatter", "mode": "lines", "name": "thread", "hoverinfo": "skip", "x": [], "y": []}
+    data.append({**thread, "line": {"color": "@ink", "width": 1}})
     return {"id": panel.id, "data": data, "layout": layout}
 
 
@@ -82,7 +83,7 @@ def _row_traces(row: Row, middle: float) -> list[dict[str, Any]]:
         traces.append(
             {
                 **silent, "x": xs + xs[::-1] + xs[:1], "y": above + below[::-1] + above[:1], "fill": "toself",
-                "fillcolor": _clear(row.colour), "line": {"color": row.colour, "width": 1.25},
+                "fillcolor": clear(row.colour), "line": {"color": row.colour, "width": 1.25},
             }
         )  # fmt: skip
     low, median, high = row.quartiles
@@ -109,45 +110,13 @@ def _row_traces(row: Row, middle: float) -> list[dict[str, Any]]:
                 "type": "scatter", "mode": "markers", "cliponaxis": False, "hoverinfo": "text", "marker": marker,
                 "x": [p.x for p in points], "y": [round(centre + p.offset, 4) for p in points],
                 "hovertext": [f"{html.escape(row.label)}<br>{html.escape(p.words)}" for p in points],
+                "customdata": [p.case for p in points],
             }
         )  # fmt: skip
     return traces
 
 
-def _clear(colour: str) -> str:
+def clear(colour: str) -> str:
+    """A colour (#rrggbb) as a light, transparent filling."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.22)"
-
-
-def training(figure: Curves) -> dict[str, Any]:
-    """Training curves as {id, data, layout}."""
-    epochs = list(figure.epochs)
-    data: list[dict[str, Any]] = []
-    for name, values, dash, symbol in (
-        ("training loss", figure.training, "solid", "circle"),
-        ("validation loss", figure.validation, "dash", "square"),
-    ):
-        shown = ["no value" if v is None else f"{v:.4f}" for v in values]
-        data.append(
-            {
-                "type": "scatter", "mode": "lines+markers", "name": name, "x": epochs, "y": list(values),
-                "line": {"color": figure.colour, "dash": dash, "width": 2}, "marker": {"symbol": symbol, "size": 6},
-                "hoverinfo": "text",
-                "hovertext": [f"epoch {e}, {name}: {v}" for e, v in zip(epochs, shown, strict=True)],
-            }
-        )  # fmt: skip
-    layout = _base(TRAINING_HEIGHT, {"l": 46, "r": 12, "t": 34, "b": 42})
-    layout["showlegend"] = True
-    layout["legend"] = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-    layout["xaxis"] = {"title": {"text": "epoch"}, "gridcolor": "@grid", "zeroline": False, "fixedrange": True}
-    if len(epochs) <= 8:
-        layout["xaxis"]["tickvals"] = epochs
-    layout["yaxis"] = {"gridcolor": "@grid", "zeroline": False, "fixedrange": True, "rangemode": "tozero"}
-    if figure.best is not None:
-        layout["shapes"] = [
-            {
-                "type": "line", "yref": "paper", "x0": figure.best, "x1": figure.best, "y0": 0, "y1": 1,
-                "line": {"color": "@faint", "width": 1.5, "dash": "dot"},
-            }
-        ]  # fmt: skip
-    return {"id": figure.id, "data": data, "layout": layout}

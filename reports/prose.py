@@ -1,7 +1,6 @@
-"""The page's sentences: banners, the summary in plain words, and what the numbers mean.
+"""The page's sentences: banners, caveats, and what the numbers mean.
 
-No sentence here claims that one method is better than another: it says what was found, in how many patients, what the
-prompt alone would have given, and how many of the planned differences hold.
+What was found stands in `verdict`; here stands what it does not show.
 """
 
 from __future__ import annotations
@@ -31,16 +30,6 @@ class Banner:
     label: str
     text: str
     names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found for one structure."""
-
-    structure: str
-    value: str
-    arms: tuple[str, ...]
-    lines: tuple[str, ...]
 
 
 def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]:
@@ -133,75 +122,6 @@ def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
     return [Banner("few", "Few patients", text)]
 
 
-def findings(run: Run, wide: pd.DataFrame, summary: pd.DataFrame, differences: pd.DataFrame) -> list[Finding]:
-    """For each structure: the highest mean DSC, who reached it in how many patients, and what the box alone gives.
-
-    `differences` is the table of `contrasts`: how many of the planned ones hold.
-    """
-    arms = {arm.name: arm for arm in run.arms}
-    found = []
-    for structure, (present, scored) in presence(wide, run.structures).items():
-        part = {str(r["arm"]): r for r in summary[summary["structure"] == structure].to_dict("records")}
-        best = best_arms(summary, structure)
-        if not best:
-            reason = "No test case has this structure; see false positives." if scored else "Nothing is scored yet."
-            found.append(Finding(structure, ABSENT, (), (reason,)))
-            continue
-        top = part[best[0]]
-        lines = [f"{present} of {counted(scored, 'test case')} {_have(present)} this structure."]
-        if len(best) == 1:
-            spread = f"SD {number(top['dsc_sd'], 3)}, " if int(top["n"]) > 1 else ""
-            lines.append(f"{spread}n = {int(top['n'])}, {int(top['failed'])} failed.")
-        else:
-            lines.append(f"{len(best)} arms share this mean to three decimals; n = {int(top['n'])} each.")
-        lines += _box_alone(part, arms)
-        lines += _unprompted(part, arms)
-        lines += _planned(differences, structure)
-        found.append(Finding(structure, number(top["dsc_mean"], 3), tuple(best), tuple(lines)))
-    return found
-
-
-def _box_alone(part: dict[str, Any], arms: dict[str, Arm]) -> list[str]:
-    boxes = [name for name in part if arms[name].box_only]
-    others = [name for name in part if not arms[name].box_only]
-    if not boxes:
-        return []
-    reached = listed([f"{name} {number(part[name]['dsc_mean'], 3)}" for name in boxes])
-    line = f"The box alone reaches: {reached}."
-    if not others:
-        return [line]
-    bar = max(part[name]["dsc_mean"] for name in boxes)
-    above = sum(part[name]["dsc_mean"] > bar for name in others)
-    return [line, f"{above} of the {counted(len(others), 'other arm')} {_have(above)} a higher mean than that."]
-
-
-def _have(count: int) -> str:
-    return "has" if count == 1 else "have"
-
-
-def _unprompted(part: dict[str, Any], arms: dict[str, Arm]) -> list[str]:
-    free = [name for name in part if not arms[name].box_prompted and finite(part[name]["dsc_mean"])]
-    if not free or len(free) == len(part):
-        return []
-    best = max(free, key=lambda name: float(part[name]["dsc_mean"]))
-    return [f"Highest without any prompt: {best}, {number(part[best]['dsc_mean'], 3)}."]
-
-
-def _planned(differences: pd.DataFrame, structure: str) -> list[str]:
-    chosen = differences[(differences["structure"] == structure) & (differences["metric"] == "dsc")]
-    chosen = chosen[chosen["planned"].astype(bool)]
-    tested = chosen["p_holm"].notna().sum()
-    if not len(chosen):
-        return []
-    if not tested:
-        return [f"{counted(len(chosen), 'difference')} in DSC planned, none testable with so few patients."]
-    if smallest_p(int(chosen["n"].max())) * len(chosen) > LEVEL:
-        planned = counted(len(chosen), "planned difference")
-        return [f"{planned} in DSC: after Holm so few patients cannot reach p < .05; look at the intervals."]
-    hold = int((chosen["p_holm"] < LEVEL).sum())
-    return [f"{hold} of {counted(len(chosen), 'planned difference')} in DSC {_have(hold)} p < .05 after Holm."]
-
-
 def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
     """What the reader of the tables of differences must know: patients, family, and what so few could show."""
     chosen = differences[(differences["structure"] == structure) & differences["planned"].astype(bool)]
@@ -240,16 +160,11 @@ def ranking(ranked: Mapping[str, Any]) -> str:
     return text
 
 
-def remarks(
-    run: Run, costs: Mapping[str, float | None], stability: pd.DataFrame, differences: pd.DataFrame
-) -> list[str]:
-    """Sentences under the findings: what they do not say, fairness, seconds for one slice (`costs`), stability."""
+def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
+    """What the reader must not conclude, of what applies to this run."""
     lines = [
-        "A highest mean is a description of one test set, and may be chance. What was planned to be compared, with "
-        "confidence intervals and adjusted p values, is under Differences; every other pair there is exploratory."
-        if differences["planned"].astype(bool).any()
-        else "A highest mean is a description of one test set, and may be chance; all pairs under Differences are "
-        "exploratory."
+        "A highest mean describes one test set. The leader was chosen by looking at it, so its lead is probably a "
+        "little too large; what was planned before is under Differences."
     ]
     scored = run.scored_arms
     prompted = [arm for arm in scored if arm.box_prompted]
@@ -257,25 +172,32 @@ def remarks(
         who = "Every arm" if len(prompted) == len(scored) else f"{len(prompted)} of {counted(len(scored), 'arm')}"
         lines.append(
             f"{who} {'was' if len(prompted) == 1 or who == 'Every arm' else 'were'} given a box around the target in "
-            "every slice that shows it, drawn from the reference (oracle localisation): the place was known, and "
-            "in use somebody has to draw the boxes."
+            "every slice that shows it, drawn from the reference (oracle localisation). This is no result for finding "
+            "the target: in use somebody has to draw the boxes, slice by slice."
         )
         if len(prompted) < len(scored):
             lines.append(
                 "Arms without a prompt find the target by themselves and are penalised for slices and places that the "
                 "boxes give away; the scores restricted to prompted slices take part of that away."
             )
-    known = [cost for arm in scored if not arm.box_only and (cost := costs.get(arm.name)) is not None]
-    if known:
-        low, high = duration(min(known)), duration(max(known))
-        span = low if low == high else f"from {low} to {high}, depending on the arm"
-        lines.append(f"Median time for one slice: {span} (box-fill and box-ellipse apart).")
+    if run.synthetic:
+        lines.append("Nothing here carries over to patients: the data are synthetic.")
+    if any(arm.stand_in for arm in scored):
+        lines.append("Nothing is said of a published method by an arm that starts from stand-in weights.")
+    if any(arm.cut_schedule for arm in scored):
+        lines.append("An arm whose training was cut short is not at its best: its rank may change with a full schedule.")
+    if any(arm.status == "failed" for arm in run.arms):
+        lines.append("A failed arm's score counts its missing masks as 0; that is a verdict on the run, not the method.")
     changed = [structure for structure in run.structures if order_changes(stability, structure)]
     if changed:
         lines.append(
             f"The order of the arms for {listed(changed)} depends on how empty masks and pooling are treated; see "
             "Sensitivity."
         )
+    lines.append(
+        "One data set, one reference: observers differ, and other scanners or centres may give another order. "
+        "The margins stand for what does not matter in practice only as far as they were chosen so."
+    )
     return lines
 
 

@@ -1,0 +1,131 @@
+"""The content of the page, section after section, from a run's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from gtvbench.reports import contrasts, cost, layout, prose, published, tables, verdict
+from gtvbench.reports.book import Book
+from gtvbench.reports.load import Run
+from gtvbench.reports.sections import differences as difference_section
+from gtvbench.reports.sections.distributions import distributions
+from gtvbench.reports.sections.time import time_figures
+from gtvbench.reports.sections.training import training
+from gtvbench.reports.text import listed, redact, redact_all
+
+
+def content(run: Run, book: Book) -> dict[str, Any]:
+    """Context of the page's template; files and figures go into the book."""
+    wide = tables.wide_scores(run.scores)
+    arms = [arm.name for arm in run.scored_arms]
+    scopes = (tables.PRIMARY_SCOPE, tables.SECONDARY_SCOPE)
+    summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
+    volume = summary[summary["scope"] == tables.PRIMARY_SCOPE]
+    stability = tables.sensitivity(wide, arms, run.structures)
+    costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
+    differences, ranked = contrasts.contrasts(run, wide), contrasts.rankings(run, wide)
+    status = book.frame("status", tables.status_counts(wide, arms, run.structures))
+    absent = book.frame("false_positives", tables.false_positives(wide, arms, run.structures))
+    stages = book.frame("timing", cost.stage_summary(run))
+    for name, frame in {
+        "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": differences,
+        "training": _all_epochs(run), "failures": _failures(run),
+    }.items():  # fmt: skip
+        book.frame(name, frame)
+    book.files["stats.json"] = json.dumps(contrasts.as_json(differences, ranked), indent=1, allow_nan=False) + "\n"
+    return {
+        "run": run,
+        "banners": prose.banners(run, wide, summary),
+        "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
+        "caveats": prose.caveats(run, stability),
+        "presence": tables.presence(wide, run.structures),
+        "prompts": _prompt_counts(run),
+        "arms": layout.arms_table(run),
+        "status": layout.status_table(status),
+        "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
+        "violins": distributions(run, wide, book),
+        **difference_section.differences(run, differences, ranked, book),
+        "absent": layout.false_positive_table(absent),
+        "stability": [
+            (layout.sensitivity_table(stability, s, f"sensitivity-{k}"), prose.stability_sentence(stability, s))
+            for k, s in enumerate(run.structures)
+        ],
+        "times": time_figures(run, stages, book),
+        "epochs": layout.epochs_table(book.frame("epochs", cost.epoch_summary(run))),
+        "prediction": layout.prediction_table(stages),
+        "stages": layout.stages_table(stages),
+        "resources": layout.resources_table(book.frame("resources", cost.resources(run))),
+        "training": training(run, book),
+        "failures": _alike(run),
+        "published": layout.published_table(run, summary) if published.comparable(run.structures) else None,
+        "citation": published.CITATION,
+        "published_patients": published.PATIENTS,
+        "coverage": _partial_coverage(run),
+        "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
+        "links": book.links(),
+    }
+
+
+def _score_section(
+    run: Run, summary: pd.DataFrame, costs: Mapping[str, float | None], structure: str, index: int
+) -> dict[str, Any]:
+    def table(scope: str, name: str) -> layout.Table:
+        return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
+
+    primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
+    return {"structure": structure, "primary": primary, "secondary": secondary}
+
+
+def _failures(run: Run) -> pd.DataFrame:
+    """The failed steps without their tracebacks."""
+    columns = ["step", "arm", "case", "status", "message"]
+    rows = [{column: redact(str(failure.get(column) or "")) for column in columns} for failure in run.failures]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _alike(run: Run) -> list[dict[str, Any]]:
+    """Failed steps, those of one arm that differ in nothing but the case as one, with their `cases`."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for failure in run.failures:
+        shown = {key: redact(str(failure.get(key) or "")) for key in ("step", "arm", "status", "message", "traceback")}
+        entry = found.setdefault(tuple(shown.values()), {**shown, "cases": []})
+        if failure.get("case"):
+            entry["cases"].append(str(failure["case"]))
+    return [{**entry, "count": len(entry["cases"]), "cases": listed(entry["cases"])} for entry in found.values()]
+
+
+def _all_epochs(run: Run) -> pd.DataFrame:
+    """Every arm's epochs.csv, one below the other."""
+    parts = [table.assign(arm=arm) for arm, table in run.epochs.items()]
+    if not parts:
+        return pd.DataFrame(columns=["arm", "epoch", "train_loss", "validation_loss", "seconds"])
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[["arm", *[column for column in whole.columns if column != "arm"]]]
+
+
+def _prompt_counts(run: Run) -> dict[str, tuple[int, int]]:
+    """Boxes, and slices with a box, of each structure over the scored cases."""
+    if run.prompts is None:
+        return {}
+    prompts = run.prompts[run.prompts["case"].astype(str).isin(set(run.scores["case"]))]
+    values = run.provenance.get("structures") or {}
+    found = {}
+    for structure in run.structures:
+        part = prompts[prompts["structure"] == values.get(structure)]
+        found[structure] = (len(part), len(part[["case", "slice"]].drop_duplicates()))
+    return found
+
+
+def _partial_coverage(run: Run) -> list[tuple[str, str, float]]:
+    """(case, modality, share) where a modality's field of view covers less than the whole grid."""
+    coverage = run.provenance.get("coverage") or {}
+    return [
+        (str(case), str(modality), float(share))
+        for case, shares in sorted(coverage.items())
+        for modality, share in shares.items()
+        if share < 0.9995
+    ]

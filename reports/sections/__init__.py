@@ -1,0 +1,1 @@
+"""One module a part of the page: each turns results into the context of its template."""

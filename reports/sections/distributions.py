@@ -1,0 +1,38 @@
+"""Distributions of the scores: a violin panel for each structure and primary metric (the study's Fig. 1)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+
+from gtvbench.reports import figures, interactive, layout, static, tables
+from gtvbench.reports.book import Book, Shown
+from gtvbench.reports.load import Run
+
+_METRICS = (("dsc", "DSC", 3), ("hd95_mm", "HD95 in mm", 1))
+
+
+def distributions(run: Run, wide: pd.DataFrame, book: Book) -> list[Shown]:
+    """Violin panels with the values of every case as their table."""
+    shown: list[Shown] = []
+    arms = run.scored_arms
+    for structure in run.structures:
+        for metric, name, digits in _METRICS:
+            panel = figures.panel(wide, structure, metric, arms, len(shown))
+            if panel is None:
+                continue
+            values = tables.per_case(wide, structure, metric, [arm.name for arm in arms])
+            caption = f"{structure}: {name} of every case"
+            table = layout.values_table(values, caption, digits, f"{panel.id}-values")
+            shown.append(
+                book.figure(
+                    panel.id,
+                    panel.title,
+                    figures.panel_reading(panel),
+                    partial(static.violins, panel),
+                    interactive.violins(panel),
+                    table,
+                )
+            )
+    return shown

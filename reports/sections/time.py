@@ -1,0 +1,32 @@
+"""Time of prediction as a figure: what one slice and one case take."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+
+from gtvbench.reports import figures, static
+from gtvbench.reports.book import Book, Shown
+from gtvbench.reports.cost import STAGES
+from gtvbench.reports.load import Run
+from gtvbench.reports.text import duration
+
+_UNITS = {"slice": "one slice", "case": "one case"}
+
+
+def time_figures(run: Run, stages: pd.DataFrame, book: Book) -> list[Shown]:
+    """For a slice and for a whole case: median and interquartile range of each arm, on a logarithmic axis."""
+    shown = []
+    for stage, what in _UNITS.items():
+        part = stages[(stages["stage"] == stage) & (stages["median_s"] > 0)]
+        if part.empty:
+            continue
+        rows = tuple(
+            (f"{figures.shorten(str(r['arm']))}: {duration(r['median_s'])}", r["median_s"], r["q1_s"], r["q3_s"])
+            for r in part.to_dict("records")
+        )
+        drawn = figures.Forest(f"time-{stage}", f"Time for {what}", rows, None, "time, logarithmic", False)
+        reading = f"{STAGES[stage]}: square, median; line, interquartile range; left is faster."
+        shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
+    return shown
