@@ -91,7 +91,7 @@ def _draw_row(axes: Axes, row: Row, index: int) -> None:
     centre = -index - SINK
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
     place["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
-    axes.annotate(row.label, (0, 0.5 - index), (2, -1), color=INK, weight="bold", **place)
+    axes.annotate(row.label, (0, 0.5 - index), (2, -1), color=INK, **place)
     axes.annotate(row.note, (0, 0.5 - index), (2, -13), color=FAINT, fontsize=8.5, **place)
     if row.outline:
         xs = [x for x, _ in row.outline]
