@@ -47,7 +47,7 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "arms": layout.arms_table(run),
         "status": layout.status_table(status),
         "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
-        "violins": distributions(run, wide, book),
+        "violins": distributions(run, wide, book, linked=False),
         **difference_section.differences(run, differences, ranked, book),
         "absent": layout.false_positive_table(absent),
         "stability": [

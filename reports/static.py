@@ -29,13 +29,13 @@ def case_url(case: str) -> str:
     return f"cases/{quote(case)}.html"
 
 
-def violins(panel: Panel) -> Figure:
-    """A violin panel; outliers link to their case."""
+def violins(panel: Panel, *, linked: bool = False) -> Figure:
+    """A violin panel; where cases have pages (`linked`), outliers link to theirs."""
     figure, axes = new_canvas(panel.height, left=10, right=10, top=TOP, bottom=BOTTOM)
     if panel.gutter is not None:
         axes.axvspan(panel.gutter, panel.end, color=GRID, alpha=0.45, linewidth=0, zorder=0)
     for index, row in enumerate(panel.rows):
-        _draw_row(axes, row, index)
+        _draw_row(axes, row, index, linked)
     axes.set_xlim(-0.02 * panel.end, 1.02 * panel.end)
     axes.set_ylim(0.5 - len(panel.rows), 0.5)
     axes.set_yticks([])
@@ -87,7 +87,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _draw_row(axes: Axes, row: Row, index: int) -> None:
+def _draw_row(axes: Axes, row: Row, index: int, linked: bool) -> None:
     centre = -index - SINK
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
     place["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
@@ -104,16 +104,18 @@ def _draw_row(axes: Axes, row: Row, index: int) -> None:
     axes.plot([median, median], [centre - 0.14, centre + 0.14], color=INK, linewidth=2)
     if row.mean is not None:
         axes.plot([row.mean], [centre], "D", markersize=5, color=PAPER, markeredgecolor=INK, clip_on=False)
+    alone = [p for p in row.points if p.outlier and linked]
     for failed in (False, True):
-        crowd = [p for p in row.points if p.failed == failed and not p.outlier]
+        crowd = [p for p in row.points if p.failed == failed and p not in alone]
         if crowd:
             _marks(axes, row, crowd, centre, failed)
-    for point in row.points:
-        if point.outlier:
-            _marks(axes, row, [point], centre, point.failed)
+    for point in alone:
+        _marks(axes, row, [point], centre, point.failed, case_url(point.case))
 
 
-def _marks(axes: Axes, row: Row, points: list[Point], centre: float, failed: bool) -> None:
+def _marks(
+    axes: Axes, row: Row, points: list[Point], centre: float, failed: bool, url: str | None = None
+) -> None:
     marker: dict[str, Any] = (
         {"marker": "x", "markersize": 5.5, "color": INK, "markeredgewidth": 1.5}
         if failed
@@ -122,8 +124,7 @@ def _marks(axes: Axes, row: Row, points: list[Point], centre: float, failed: boo
     )
     xs, ys = [p.x for p in points], [centre + p.offset for p in points]
     (drawn,) = axes.plot(xs, ys, linestyle="none", clip_on=False, **marker)
-    if len(points) == 1 and points[0].outlier:
-        drawn.set_url(case_url(points[0].case))
+    drawn.set_url(url)
 
 
 def new_canvas(height: int, left: int, right: int, top: int, bottom: int) -> tuple[Figure, Axes]:

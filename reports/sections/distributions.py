@@ -13,8 +13,8 @@ from gtvbench.reports.load import Run
 _METRICS = (("dsc", "DSC", 3), ("hd95_mm", "HD95 in mm", 1))
 
 
-def distributions(run: Run, wide: pd.DataFrame, book: Book) -> list[Shown]:
-    """Violin panels with the values of every case as their table."""
+def distributions(run: Run, wide: pd.DataFrame, book: Book, *, linked: bool) -> list[Shown]:
+    """Violin panels with the values of every case as their table; `linked`: cases have pages of their own."""
     shown: list[Shown] = []
     arms = run.scored_arms
     for structure in run.structures:
@@ -30,7 +30,7 @@ def distributions(run: Run, wide: pd.DataFrame, book: Book) -> list[Shown]:
                     panel.id,
                     panel.title,
                     figures.panel_reading(panel),
-                    partial(static.violins, panel),
+                    partial(static.violins, panel, linked=linked),
                     interactive.violins(panel),
                     table,
                 )

@@ -1,0 +1,60 @@
+"""How firm the order of the arms is: shares of ranks when other patients are drawn, and arms that cannot be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from gtvbench.reports import layout, prose, static_charts
+from gtvbench.reports.book import Book, Shown
+from gtvbench.reports.figures import shorten
+from gtvbench.reports.ranking_figures import Diagram, RankMap
+
+_NAMES = {"dsc": "DSC", "hd95_mm": "HD95"}
+
+
+def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book: Book) -> list[dict[str, Any]]:
+    """For each structure: figures, a table and a sentence for each primary metric."""
+    found = []
+    for structure in structures:
+        own = [record for record in ranked if record["structure"] == structure]
+        if not own:
+            continue
+        parts = []
+        for record in own:
+            name = f"{record['metric'].split('_')[0]}-{structures.index(structure)}"
+            parts.append(
+                {
+                    "figures": _figures(record, name, book),
+                    "table": layout.ranking_table(record, f"ranking-{name}"),
+                    "sentence": prose.ranking(record),
+                }
+            )
+        found.append({"structure": structure, "parts": parts})
+    return found
+
+
+def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
+    what = f"{record['structure']}, {_NAMES.get(record['metric'], record['metric'])}"
+    scheme = record["schemes"]["mean-then-rank"]
+    order = sorted(range(len(record["arms"])), key=lambda k: (scheme["ranks"][k], record["arms"][k]))
+    rows = tuple((shorten(record["arms"][k]), tuple(scheme["probability"][k])) for k in order)
+    reading = (
+        "Per cent of the patient resamples in which an arm has a rank, 1 best, when arms are ranked by their mean; one "
+        "dark square in a row is a firm rank."
+    )
+    drawn = RankMap(f"ranks-{name}", f"{what}: ranks when other patients are drawn", rows, reading)
+    shown = [book.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn))]
+    difference = record["critical_difference"]
+    if difference is not None:
+        arms = tuple((shorten(arm), float(rank)) for arm, rank in difference["mean_ranks"])
+        groups = tuple((first, last) for first, last in difference["cliques"])
+        text = (
+            "Mean rank over patients, 1 best; a bar joins arms that Wilcoxon's test with Holm over all pairs does not "
+            "tell apart."
+        )
+        diagram = Diagram(f"apart-{name}", f"{what}: arms that cannot be told apart", arms, groups, text)
+        draw = partial(static_charts.critical_difference, diagram)
+        shown.append(book.figure(diagram.id, diagram.title, text, draw))
+    return shown

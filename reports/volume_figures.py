@@ -1,0 +1,114 @@
+"""Figures about volume: scores against it, and Bland-Altman panels of predicted and reference volumes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from gtvbench.reports.figures import shorten
+from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, WIDTH, case_url
+
+_PANEL, _HEAD, _FOOT, _GAP = 96, 24, 34, 40
+
+
+@dataclass(frozen=True)
+class AgreementPanel:
+    """One arm: (mean of both volumes, difference, case) of every case, the mean difference and the limits.
+
+    `limits` are (mean, low, high) or None below three cases; `note` says them in words.
+    """
+
+    label: str
+    note: str
+    colour: str
+    marker: str
+    points: tuple[tuple[float, float, str], ...]
+    limits: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class AgreementFigure:
+    """Bland-Altman panels of one structure on common axes, two beside each other."""
+
+    id: str
+    title: str
+    reading: str
+    x_title: str
+    y_title: str
+    panels: tuple[AgreementPanel, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of panels."""
+        return math.ceil(len(self.panels) / 2)
+
+    @property
+    def height(self) -> int:
+        """Height in px."""
+        return self.rows * (_PANEL + _HEAD + 8) + _FOOT
+
+
+def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figure:
+    """Draw the panels; cases outside the limits link to their page where `linked`."""
+    height = figure_data.height
+    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+    figure.patch.set_visible(False)
+    xs = [x for panel in figure_data.panels for x, _, _ in panel.points]
+    ends = [y for panel in figure_data.panels for _, y, _ in panel.points]
+    ends += [v for panel in figure_data.panels if panel.limits for v in panel.limits] + [0.0]
+    span = (min(ends), max(ends))
+    room = 0.06 * max(span[1] - span[0], 1e-9)
+    wide = (WIDTH - _GAP - 8 - 14) / 2
+    for index, panel in enumerate(figure_data.panels):
+        row, column = divmod(index, 2)
+        left = _GAP + column * (wide + 14)
+        top = (_PANEL + _HEAD + 8) * row + _HEAD
+        axes = figure.add_axes((left / WIDTH, 1 - (top + _PANEL) / height, wide / WIDTH, _PANEL / height))
+        axes.patch.set_visible(False)
+        axes.set_axisbelow(True)
+        for side in axes.spines.values():
+            side.set_visible(False)
+        axes.tick_params(length=0, colors=INK, labelsize=8)
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.axhline(0, color=FAINT, linewidth=1)
+        if panel.limits is not None:
+            middle, low, high = panel.limits
+            axes.axhline(middle, color=INK, linewidth=1.2)
+            for limit in (low, high):
+                axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
+        style = {"markersize": 4, "color": panel.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
+        style |= {"linestyle": "none", "marker": MARKERS[panel.marker]}
+        inside, outside = [], []
+        for x, y, case in panel.points:
+            beyond = panel.limits is not None and not panel.limits[1] <= y <= panel.limits[2]
+            (outside if beyond and linked else inside).append((x, y, case))
+        axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
+        for x, y, case in outside:
+            axes.plot([x], [y], **style)[0].set_url(case_url(case))
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(MaxNLocator(1))
+        axes.xaxis.minorticks_off()
+        axes.set_xlim(min(xs) / 1.2, max(xs) * 1.2)
+        ticks = _ticks(min(xs), max(xs))
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_ylim(span[0] - room, span[1] + room)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if column:
+            axes.set_yticklabels([])
+        if index + 2 < len(figure_data.panels):
+            axes.set_xticklabels([])
+        else:
+            axes.set_xlabel(figure_data.x_title, color=INK, fontsize=8.5)
+        axes.text(0, 1.16, shorten(panel.label, 28), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
+        axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, fontsize=7.5, va="bottom")
+    figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK, fontsize=8.5)
+    return figure
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    steps = (1, 3) if high / low > 8 else (1, 2, 5)
+    return [step * 10.0**power for power in decades for step in steps if low / 1.2 <= step * 10.0**power <= high * 1.2]

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gtvbench.reports import contrasts, cost, tables, verdict
+from gtvbench.reports.load import read_run
+
+
+def of(folder: Path) -> list[verdict.Verdict]:
+    run = read_run(folder)
+    wide = tables.wide_scores(run.scores)
+    arms = [arm.name for arm in run.scored_arms]
+    summary = tables.score_summary(wide, tables.PRIMARY_SCOPE, arms, run.structures)
+    costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
+    found = contrasts.contrasts(run, wide)
+    return verdict.verdicts(run, wide, summary, found, contrasts.rankings(run, wide), costs)
+
+
+def said(one: verdict.Verdict, term: str) -> str:
+    return next((point.text for point in one.points if point.term == term), "")
+
+
+def shift(scores: pd.DataFrame, arm: str, other: str, by: float, noise: float = 0.0) -> None:
+    """Make the DSC of an arm that of another one plus a shift (and a little seeded noise)."""
+    rng = np.random.default_rng(3)
+    rows = (scores["arm"] == arm) & (scores["metric"] == "dsc")
+    source = scores[(scores["arm"] == other) & (scores["metric"] == "dsc")]
+    values = source["value"].to_numpy() + by + rng.normal(0, noise, len(source))
+    scores.loc[rows, "value"] = values
+
+
+def test_a_clear_lead_over_many_patients_is_named_with_its_size(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=30)
+    shift(writer.scores, "litemedsam-fine-tuned.multimodal", "litemedsam-fine-tuned.ct-only", 0.12, 0.01)
+    tumour = of(writer.write(tmp_path / "run"))[0]
+    assert tumour.arms == ("litemedsam-fine-tuned.multimodal",)
+    assert "over litemedsam-fine-tuned.ct-only, the next" in said(tumour, "Lead")
+    assert "+0.12" in said(tumour, "Lead")
+    assert "more than chance, and beyond the margin of 0.05" in said(tumour, "Lead")
+    assert "after Holm over the planned pairs" in said(tumour, "Lead")
+    assert said(tumour, "Told apart").startswith("From all 5 other arms")
+    assert "First in 100 %" in said(tumour, "How sure")
+    assert "a slice" in said(tumour, "Cost")
+    assert "training in 8 epochs" in said(tumour, "Cost")
+
+
+def test_a_lead_within_the_margin_is_no_lead(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=30)
+    shift(writer.scores, "litemedsam-fine-tuned.multimodal", "litemedsam-fine-tuned.ct-only", 0.004, 0.001)
+    tumour = of(writer.write(tmp_path / "run"))[0]
+    assert "practically the same" in said(tumour, "Lead")
+
+
+def test_a_lead_that_may_be_chance_is_called_so(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=30)
+    shift(writer.scores, "litemedsam-fine-tuned.multimodal", "litemedsam-fine-tuned.ct-only", 0.03, 0.25)
+    writer.study["statistics"] = {"dsc-margin": 0.01}
+    tumour = of(writer.write(tmp_path / "run"))[0]
+    assert "it may be chance" in said(tumour, "Lead")
+    assert "litemedsam-fine-tuned" in said(tumour, "Not told apart")
+
+
+def test_few_patients_decide_nothing_and_the_verdict_says_so(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    tumour = of(new_run(patients=4).write(tmp_path / "run"))[0]
+    assert "too few patients for a test to decide" in said(tumour, "Lead")
+    assert "none testable" in said(tumour, "Planned")
+
+
+def test_arms_with_equal_means_share_the_place(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=12)
+    for plan in writer.plans[1:]:
+        shift(writer.scores, plan.name, writer.plans[0].name, 0.0)
+    tumour = of(writer.write(tmp_path / "run"))[0]
+    assert len(tumour.arms) == 6
+    assert said(tumour, "Lead") == "None: 6 arms share this mean to three decimals."
+
+
+def test_a_structure_that_nobody_has_gets_no_verdict(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=3)
+    writer.absent = {(case, "GTV-N") for case in writer.cases}
+    writer.scores = pd.DataFrame([row for plan in writer.plans for row in writer._scores(plan)])
+    node = of(writer.write(tmp_path / "run"))[1]
+    assert node.arms == ()
+    assert node.points[0].text == "No test case has this structure; see false positives."
+
+
+def test_a_pair_is_turned_round_where_the_table_has_it_the_other_way() -> None:
+    frame = pd.DataFrame(
+        [{"metric": "dsc", "one": "a", "other": "b", "difference": 0.2, "low": 0.1, "high": 0.4, "p": 0.01}]
+    )
+    turned = verdict.oriented(frame, "dsc", "b", "a")
+    assert turned is not None
+    assert (turned["difference"], turned["low"], turned["high"]) == (-0.2, -0.4, -0.1)
+    assert verdict.oriented(frame, "dsc", "a", "c") is None
