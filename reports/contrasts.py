@@ -91,7 +91,8 @@ def by_patient(wide: pd.DataFrame, structure: str, metric: str) -> pd.DataFrame:
     part = wide[(wide["scope"] == PRIMARY_SCOPE) & (wide["structure"] == structure) & wide["present"]]
     cases = part.pivot(index=["patient", "case"], columns="arm", values=metric)
     cases = cases.where(np.isfinite(cases))
-    return cases.groupby(level="patient").agg(lambda values: values.mean(skipna=False)).sort_index()
+    gaps = cases.isna().groupby(level="patient").any()
+    return cases.groupby(level="patient").mean().mask(gaps).sort_index()
 
 
 def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:

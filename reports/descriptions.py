@@ -150,8 +150,11 @@ def repetitions(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
             table = every[arms].dropna()
             if len({seeds[name] for name in arms}) < 2 or table.empty:
                 continue
-            means = table.mean() parts = variance_components(table.to_numpy(float)) spread = dict.fromkeys(("patients",
-            "repetitions", "within"), float("nan")) if parts is None else asdict(parts) rows.append(
+            means = table.mean()
+            parts = variance_components(table.to_numpy(float))
+            names = ("patients", "repetitions", "within")
+            spread = dict.fromkeys(names, float("nan")) if parts is None else asdict(parts)
+            rows.append(
                 {
                     "structure": structure, "metric": metric, "method": method, "fusion": fusion,
                     "patients": len(table), "left_out": len(every) - len(table), "arms": arms,

@@ -52,7 +52,7 @@ class JointTest:
 
 @dataclass(frozen=True)
 class Model:
-    """A mixed model of one metric; `formula` in words, `structures` it is fitted to, reference levels, and what came out.
+    """A mixed model of one metric; `formula` in words, `structures` it is fitted to, and what came out.
 
     `left_out` counts scores without a reference volume; log V_ref is centred, so that the intercept is the score of
     `reference_arm` on `reference_structure` at the geometric mean volume. Without convergence numbers are NaN and
@@ -60,6 +60,7 @@ class Model:
     """
 
     metric: str
+    by_volume: bool
     formula: str
     structures: tuple[str, ...]
     reference_arm: str
@@ -76,8 +77,10 @@ class Model:
 
 
 def models(run: Run, wide: pd.DataFrame) -> list[Model]:
-    """For each primary metric: score ~ method x structure + log V_ref + (1 | patient) over all structures, and for each
-    structure score ~ method x log V_ref + (1 | patient), whose joint test is that of the interaction with volume.
+    """Two kinds for each primary metric.
+
+    Over all structures score ~ method x structure + log V_ref + (1 | patient); for each structure (`by_volume`)
+    score ~ method x log V_ref + (1 | patient), whose joint test is that of the interaction with volume.
     """
     options = statistics_of(run)
     arms = [arm.name for arm in run.scored_arms]
@@ -100,10 +103,19 @@ def _long(run: Run, wide: pd.DataFrame, metric: str) -> pd.DataFrame:
     parts = []
     for structure in run.structures:
         table = by_patient(wide, structure, metric)
-        part = table.rename_axis(columns="arm").stack().rename("score").reset_index()
-        volumes = reference_volumes(wide, structure)
-        part = part.assign(structure=structure, volume=part["patient"].map(volumes.where(volumes > 0)))
-        parts.append(part[["patient", "structure", "arm", "score", "volume"]])
+        volumes = reference_volumes(wide, structure).reindex(table.index)
+        patients, arms = len(table), table.shape[1]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "patient": np.repeat(table.index.to_numpy(), arms),
+                    "structure": structure,
+                    "arm": np.tile(table.columns.to_numpy(), patients),
+                    "score": table.to_numpy(float).ravel(),
+                    "volume": np.repeat(volumes.where(volumes > 0).to_numpy(float), arms),
+                }
+            )
+        )
     return pd.concat(parts, ignore_index=True).dropna(subset=["score"])
 
 
@@ -128,7 +140,7 @@ def _fit(
     ]
     method = f"{METHOD} x {VOLUME}" if by_volume else f"{METHOD} x {STRUCTURE} + {VOLUME}"
     return Model(
-        metric, f"score ~ {method} + (1 | patient)", tuple(structures), arms[0], structures[0],
+        metric, by_volume, f"score ~ {method} + (1 | patient)", tuple(structures), arms[0], structures[0],
         int(used["patient"].nunique()), len(used), len(table) - len(used), fit.group_sd, fit.residual_sd,
         fit.converged, fit.note, effects, tuple(tests),
     )  # fmt: skip
@@ -136,8 +148,8 @@ def _fit(
 
 def _design(used: pd.DataFrame, arms: Sequence[str], structures: Sequence[str], by_volume: bool) -> list[_Column]:
     """Columns of the design, the first arm and structure as reference levels."""
-    of_arm = {arm: (used["arm"] == arm).to_numpy(float) for arm in arms[1:]}
-    of_structure = {name: (used["structure"] == name).to_numpy(float) for name in structures[1:]}
+    of_arm = {arm: (used["arm"] == arm).to_numpy().astype(float) for arm in arms[1:]}
+    of_structure = {name: (used["structure"] == name).to_numpy().astype(float) for name in structures[1:]}
     logs = np.log(used["volume"].to_numpy(float))
     volume = logs - logs.mean() if len(logs) else logs
     columns: list[_Column] = [("intercept", None, None, np.ones(len(used)))]

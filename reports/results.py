@@ -25,7 +25,7 @@ _WHOLE = frozenset({"needed", "needed_equivalence"})
 
 @dataclass(frozen=True)
 class Results:
-    """What a run shows. Tables have a row a record; columns are described where they are made and in docs/stats-json.md.
+    """What a run shows. Tables have a row a record; columns are described where they are made, and in docs.
 
     `flow`, `status`, `summary`, `profiles`, `repetitions`: reports/descriptions.py and tables.py; `contrasts`,
     `rankings`: contrasts.py; `sensitivity`, `false_positives`: tables.py; `models`: models.py; `volumes` (a row a
@@ -53,16 +53,10 @@ class Results:
     def model(self, metric: str, structure: str | None = None) -> Model | None:
         """The model of a metric over all structures, or that of one structure against volume."""
         for model in self.models:
-            by_volume = volumes_in(model)
-            if model.metric == metric and (not by_volume if structure is None else by_volume):
-                if structure is None or model.structures == (structure,):
-                    return model
+            fits = not model.by_volume if structure is None else model.by_volume and model.structures == (structure,)
+            if model.metric == metric and fits:
+                return model
         return None
-
-
-def volumes_in(model: Model) -> bool:
-    """Whether the model lets the difference between arms hang on the volume."""
-    return "x log V_ref" in model.formula
 
 
 def analyse(run: Run, wide: pd.DataFrame) -> Results:

@@ -102,10 +102,10 @@ SUBGROUP_COLUMNS = (
 
 
 def subgroups(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
-    """Mean score with its BCa interval in each third of patients by reference volume; `from_ml` to `to_ml` is its range.
+    """Mean score with its BCa interval in each third of patients by reference volume.
 
-    A row for each structure, primary metric, third and arm; nothing below MIN_THIRDS patients. Patients of equal volume
-    stay together, so that a third may be empty.
+    `from_ml` to `to_ml` is the range of a third. A row for each structure, primary metric, third and arm; nothing
+    below MIN_THIRDS patients. Patients of equal volume stay together, so that a third may be empty.
     """
     options = statistics_of(run)
     rows = []
@@ -136,9 +136,10 @@ TREND_COLUMNS = ("structure", "metric", "arm", "volume_ml", "score")
 
 
 def trends(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
-    """Lowess of each arm's score against log reference volume, at POINTS volumes: a row a structure, metric, arm, volume.
+    """Lowess of each arm's score against log reference volume.
 
-    Nothing for an arm with too few patients or volumes (statistics/profiles.py).
+    A row for each structure, primary metric, arm and one of POINTS volumes. Nothing for an arm with too few patients
+    or volumes (statistics/profiles.py).
     """
     parts = []
     for structure, metric in itertools.product(run.structures, statistics_of(run).primary_metrics):
