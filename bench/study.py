@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -64,22 +64,54 @@ class ScoringOptions(_Model):
     nsd_tolerance_mm: float | dict[str, float] = 2.0
 
 
+#: Metric as it is named in the table of scores -> the option that holds its margin.
+MARGINS = {"dsc": "dsc_margin", "hd95_mm": "hd95_margin_mm", "nsd": "nsd_margin", "assd_mm": "assd_margin_mm"}
+
+Metric = Literal["dsc", "hd95_mm", "nsd", "assd_mm"]
+Dimensionless = Annotated[float, Field(gt=0, lt=1)]
+Millimetres = Annotated[float, Field(gt=0)]
+
+
 class StatisticsOptions(_Model):
     """What the report compares: settled here before the test set is scored.
 
-    `dsc_margin` and `hd95_margin_mm` are the differences of no practical matter, for equivalence and non-inferiority:
-    set them from the variability between observers. `contrasts` are pairs of arms (one, other) that are planned; None
-    for the study's (docs/report.md). `resamples` are of patients.
+    A family, within which p values are adjusted, is the planned contrasts of one structure and one primary metric. The
+    margins are the differences of no practical matter, for equivalence and non-inferiority, one for all structures or
+    one a structure: set them from the variability between observers. `contrasts` are pairs of arms (one, other) that
+    are planned; None for the study's (docs/report.md). `resamples` are of patients.
     """
 
-    dsc_margin: float = Field(default=0.05, gt=0, lt=1)
-    hd95_margin_mm: float = Field(default=3.0, gt=0)
+    primary_metrics: list[Metric] = Field(default=["dsc", "hd95_mm"], min_length=1)
+    dsc_margin: Dimensionless | dict[str, Dimensionless] = 0.05
+    hd95_margin_mm: Millimetres | dict[str, Millimetres] = 3.0
+    nsd_margin: Dimensionless | dict[str, Dimensionless] = 0.05
+    assd_margin_mm: Millimetres | dict[str, Millimetres] = 1.0
     contrasts: list[tuple[str, str]] | None = None
     resamples: int = Field(default=10_000, ge=1000)
 
-    def margin(self, metric: str) -> float:
-        """Margin of a primary metric as it is named in the table of scores."""
-        return {"dsc": self.dsc_margin, "hd95_mm": self.hd95_margin_mm}[metric]
+    @field_validator("primary_metrics")
+    @classmethod
+    def _once(cls, names: list[Metric]) -> list[Metric]:
+        if len(set(names)) < len(names):
+            raise ValueError("each metric once")
+        return names
+
+    @field_validator("contrasts")
+    @classmethod
+    def _pairs(cls, pairs: list[tuple[str, str]] | None) -> list[tuple[str, str]] | None:
+        # A pair that is there twice would be adjusted for twice; turned round it is the same question.
+        seen = [frozenset(pair) for pair in pairs or ()]
+        if any(len(pair) < 2 for pair in seen):
+            raise ValueError("a contrast names two different arms")
+        if len(set(seen)) < len(seen):
+            raise ValueError("each pair of arms once, in one order")
+        return pairs
+
+    def margin(self, metric: str, structure: str | None = None) -> float:
+        """Margin of a metric as it is named in the table of scores; a structure that has none has the default."""
+        found = getattr(self, MARGINS[metric])
+        default = type(self).model_fields[MARGINS[metric]].default
+        return float(found.get(structure or "", default) if isinstance(found, dict) else found)
 
 
 class TimingOptions(_Model):
@@ -157,11 +189,13 @@ class Study(_Model):
         return dataset
 
     @model_validator(mode="after")
-    def _tolerances(self) -> Study:
-        tolerance = self.scoring.nsd_tolerance_mm
-        unknown = set(tolerance) - set(self.structures) if isinstance(tolerance, dict) else set()
-        if unknown:
-            raise ValueError(f"nsd-tolerance-mm names unknown structures: {', '.join(sorted(unknown))}")
+    def _structures(self) -> Study:
+        named = {"nsd-tolerance-mm": self.scoring.nsd_tolerance_mm}
+        named |= {field.replace("_", "-"): getattr(self.statistics, field) for field in MARGINS.values()}
+        for key, value in named.items():
+            unknown = set(value) - set(self.structures) if isinstance(value, dict) else set()
+            if unknown:
+                raise ValueError(f"{key} names unknown structures: {', '.join(sorted(unknown))}")
         return self
 
     def tolerances(self) -> dict[str, float]:

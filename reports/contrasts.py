@@ -9,26 +9,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
-from gtvbench.bench.study import StatisticsOptions
+from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.study import StatisticsOptions, problems
 from gtvbench.reports.load import Arm, Run
-from gtvbench.reports.statistics.intervals import bca_of_means
+from gtvbench.reports.statistics.intervals import bca_levels
 from gtvbench.reports.statistics.paired import (
-    detectable_difference,
-    differences_of,
+    DIGITS,
     equivalence_p,
     hodges_lehmann,
     holm,
     non_inferiority_p,
     probability_of_superiority,
-    sign_flip_p,
+    sign_flip_ps,
     signed_rank,
     smallest_p,
 )
-from gtvbench.reports.statistics.ranking import SCHEMES, friedman, stability
+from gtvbench.reports.statistics.power import detectable_difference, patients_for_equivalence, patients_needed
+from gtvbench.reports.statistics.ranking import Stability, critical_difference, friedman, nemenyi_distance, stability
 from gtvbench.reports.tables import PRIMARY_SCOPE
 
-#: Primary metrics, and whether more is better.
+#: Metrics that may be primary, and whether more is better.
+HIGHER_IS_BETTER = {"dsc": True, "hd95_mm": False, "nsd": True, "assd_mm": False}
+
+#: The primary metrics where the study file names none.
 PRIMARY = {"dsc": True, "hd95_mm": False}
 
 #: Version of stats.json.
@@ -40,10 +45,10 @@ SEED = 0
 LEVEL = 0.05
 
 COLUMNS = (
-    "structure", "metric", "planned", "one", "other", "n", "mean_one", "mean_other", "difference", "low", "high",
-    "interval", "p", "p_holm", "family", "p_sign_flip", "hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high",
-    "rank_biserial", "superiority", "sd", "detectable", "margin",
-    "p_equivalence", "p_non_inferiority",
+    "structure", "metric", "planned", "one", "other", "n", "left_out", "mean_one", "mean_other", "difference", "low",
+    "high", "interval", "low_90", "high_90", "p", "p_holm", "family", "p_sign_flip", "hodges_lehmann",
+    "hodges_lehmann_low", "hodges_lehmann_high", "rank_biserial", "superiority", "sd", "detectable", "needed",
+    "needed_equivalence", "margin", "p_equivalence", "p_non_inferiority",
 )  # fmt: skip
 
 _TUNED, _ZERO = "litemedsam-fine-tuned", "litemedsam-zero-shot"
@@ -80,18 +85,22 @@ def planned(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 def by_patient(wide: pd.DataFrame, structure: str, metric: str) -> pd.DataFrame:
     """Scored values (patients, arms) of the whole volume, of patients whose reference has the structure.
 
-    Several cases of a patient are averaged; arms that lack a patient leave the table.
+    Several cases of a patient are averaged. NaN where an arm lacks a finite value for any of a patient's cases:
+    comparisons leave out that patient for that arm alone, and count it.
     """
     part = wide[(wide["scope"] == PRIMARY_SCOPE) & (wide["structure"] == structure) & wide["present"]]
-    table = part.pivot_table(index="patient", columns="arm", values=metric, aggfunc="mean", observed=True)
-    return table.dropna(axis=1).sort_index()
+    cases = part.pivot(index=["patient", "case"], columns="arm", values=metric)
+    cases = cases.where(np.isfinite(cases))
+    gaps = cases.isna().groupby(level="patient").any()
+    return cases.groupby(level="patient").mean().mask(gaps).sort_index()
 
 
 def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
-    """A row for each pair of arms, structure and primary metric.
+    """A row for each pair of arms, structure and primary metric, over the patients whom both arms have a score for.
 
     Holm's adjustment is within the planned pairs of a structure and metric. `p` is Wilcoxon's signed-rank test; NaN
-    where so few patients could never reach .05.
+    where so few patients could never reach .05. `left_out` counts patients with the structure whom one of the two arms
+    lacks a score for.
     """
     options = statistics_of(run)
     names = [arm.name for arm in run.scored_arms]
@@ -101,10 +110,11 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     rest = [pair for pair in itertools.combinations(names, 2) if pair not in wanted and pair[::-1] not in wanted]
     rows: list[dict[str, Any]] = []
     for structure in run.structures:
-        for metric in PRIMARY:
+        for metric in options.primary_metrics:
             table = by_patient(wide, structure, metric)
+            margin = options.margin(metric, structure)
             for pairs, is_planned in ((wanted, True), (rest, False)):
-                family = _family(table, pairs, metric, options)
+                family = _family(table, pairs, HIGHER_IS_BETTER[metric], margin, options.resamples)
                 testable = [row for row in family if is_planned and np.isfinite(row["p"])]
                 for row, p in zip(testable, holm([row["p"] for row in testable]), strict=True):
                     row["p_holm"] = float(p)
@@ -113,68 +123,103 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def statistics_of(run: Run) -> StatisticsOptions:
-    """What the study file says of the comparison; a run of before has the defaults."""
-    return StatisticsOptions.model_validate(run.study.get("statistics") or {})
+    """What the study file says of the comparison; a run of before has the defaults. StoreError where it is no sense."""
+    try:
+        return StatisticsOptions.model_validate(run.study.get("statistics") or {})
+    except ValidationError as error:
+        raise StoreError(
+            f"the block 'statistics' of the run's study file has {problems(error)}",
+            remedy="correct study.yaml in the run folder; docs/study-file.md has the options",
+        ) from error
 
 
 def _family(
-    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], metric: str, options: StatisticsOptions
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], higher: bool, margin: float, resamples: int
 ) -> list[dict[str, Any]]:
-    pairs = [pair for pair in pairs if set(pair) <= set(table.columns)]
-    n = len(table)
-    if not pairs or n == 0:
+    """Rows of the pairs that share at least one patient."""
+    scored = table.notna()
+    pairs = [
+        (one, other) for one, other in pairs
+        if {one, other} <= set(table.columns) and (scored[one] & scored[other]).any()
+    ]  # fmt: skip
+    if not pairs:
         return []
-    matrix = np.stack([differences_of(table[one], table[other]) for one, other in pairs], axis=1)
-    intervals = bca_of_means(matrix, SEED, resamples=options.resamples)
-    margin = options.margin(metric)
+    one_of = table[[one for one, _ in pairs]].to_numpy(float)
+    other_of = table[[other for _, other in pairs]].to_numpy(float)
+    matrix = np.round(one_of - other_of, DIGITS)  # (patients, pairs), NaN where one lacks a score
+    intervals, narrower = bca_levels(matrix, SEED, (1 - LEVEL, 1 - 2 * LEVEL), resamples)
+    flips = sign_flip_ps(np.nan_to_num(matrix), SEED)
     rows = []
     for k, (one, other) in enumerate(pairs):
-        d = matrix[:, k]
+        shared = np.isfinite(matrix[:, k])
+        d, n = matrix[shared, k], int(shared.sum())
         ranks, shift = signed_rank(d), hodges_lehmann(d)
         testable = smallest_p(n) <= LEVEL
+        sd = float(d.std(ddof=1)) if n > 1 else float("nan")
+        needed, equivalent = patients_needed(sd, margin), patients_for_equivalence(sd, margin)
         rows.append(
             {
-                "one": one, "other": other, "n": n,
-                "mean_one": float(table[one].mean()), "mean_other": float(table[other].mean()),
+                "one": one, "other": other, "n": n, "left_out": len(table) - n,
+                "mean_one": float(one_of[shared, k].mean()), "mean_other": float(other_of[shared, k].mean()),
                 "difference": float(d.mean()), "low": intervals[k].low, "high": intervals[k].high,
-                "interval": intervals[k].method, "p": ranks.p if testable else float("nan"), "p_holm": float("nan"),
-                "family": len(pairs), "p_sign_flip": sign_flip_p(d, SEED) if testable else float("nan"),
+                "interval": intervals[k].method, "low_90": narrower[k].low, "high_90": narrower[k].high,
+                "p": ranks.p if testable else float("nan"), "p_holm": float("nan"), "family": len(pairs),
+                "p_sign_flip": float(flips[k]) if testable else float("nan"),
                 "hodges_lehmann": shift.estimate, "hodges_lehmann_low": shift.low, "hodges_lehmann_high": shift.high,
                 "rank_biserial": ranks.rank_biserial, "superiority": probability_of_superiority(d),
+                "sd": sd, "detectable": detectable_difference(sd, n), "margin": margin,
+                "needed": float("nan") if needed is None else float(needed),
+                "needed_equivalence": float("nan") if equivalent is None else float(equivalent),
+                "p_equivalence": equivalence_p(d, margin),
+                "p_non_inferiority": non_inferiority_p(d if higher else -d, margin),
             }
         )  # fmt: skip
-        sd = float(d.std(ddof=1)) if n > 1 else float("nan")
-        gain = d if PRIMARY[metric] else -d
-        rows[-1] |= {
-            "sd": sd, "detectable": detectable_difference(sd, n), "margin": margin,
-            "p_equivalence": equivalence_p(d, margin), "p_non_inferiority": non_inferiority_p(gain, margin),
-        }  # fmt: skip
     return rows
 
 
-def rankings(run: Run, wide: pd.DataFrame) -> list[dict[str, Any]]:
-    """Friedman's test and the stability of each ranking scheme, for each structure and primary metric."""
+def rankings(
+    run: Run, wide: pd.DataFrame, schemes: Sequence[str] = ("mean-then-rank", "median-then-rank", "rank-then-mean")
+) -> list[dict[str, Any]]:
+    """Friedman's test, critical difference and the stability of each scheme, for each structure and primary metric.
+
+    Arms without any score are left out, then patients whom any remaining arm lacks a score for: all arms are ranked on
+    the same patients. Nothing where fewer than two arms or patients remain.
+    """
+    options = statistics_of(run)
     found = []
     for structure in run.structures:
-        for metric, higher in PRIMARY.items():
-            table = by_patient(wide, structure, metric)
+        for metric in options.primary_metrics:
+            every = by_patient(wide, structure, metric)
+            table = every.dropna(axis=1, how="all").dropna(axis=0)
             if table.shape[0] < 2 or table.shape[1] < 2:
                 continue
+            higher = HIGHER_IS_BETTER[metric]
             values = table.to_numpy(float)
             omnibus = friedman(values)
-            record: dict[str, Any] = {
-                "structure": structure, "metric": metric, "patients": len(table),
-                "arms": [str(arm) for arm in table.columns],
-                "friedman": None if omnibus is None else asdict(omnibus), "schemes": {},
-            }  # fmt: skip
-            for scheme in SCHEMES:
-                held = stability(values, scheme, SEED, higher_is_better=higher)
-                record["schemes"][scheme] = {
-                    "ranks": held.ranks.tolist(), "probability": held.probability.round(4).tolist(),
-                    "tau_b": [round(tau, 4) for tau in held.tau],
-                }  # fmt: skip
-            found.append(record)
+            groups = critical_difference(values, higher_is_better=higher)
+            held = {
+                scheme: stability(values, scheme, SEED, higher_is_better=higher, resamples=options.resamples)
+                for scheme in schemes
+            }
+            found.append(
+                {
+                    "structure": structure, "metric": metric, "patients": len(table),
+                    "left_out": len(every) - len(table), "arms": [str(arm) for arm in table.columns],
+                    "friedman": None if omnibus is None else asdict(omnibus),
+                    "mean_ranks": groups.mean_ranks.tolist(), "pairwise_p": groups.p.tolist(),
+                    "cliques": [list(clique) for clique in groups.cliques],
+                    "nemenyi": nemenyi_distance(table.shape[1], len(table)),
+                    "schemes": {scheme: _stability_record(one) for scheme, one in held.items()},
+                }
+            )  # fmt: skip
     return found
+
+
+def _stability_record(held: Stability) -> dict[str, Any]:
+    return {
+        "ranks": held.ranks.tolist(), "probability": held.probability.round(4).tolist(),
+        "tau_b": [round(tau, 4) for tau in held.tau], "tau_b_shares": held.tau_shares.round(4).tolist(),
+    }  # fmt: skip
 
 
 def as_json(table: pd.DataFrame, ranked: list[dict[str, Any]]) -> dict[str, Any]:

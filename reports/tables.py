@@ -30,7 +30,8 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """One row for each arm, case, structure and scope, a column for each metric, and `status`, `present`, `failed`.
 
     `present` is whether the reference has the structure in that scope: its volume is above 0 in any arm's row, or,
-    where no volume is recorded, the status does not say that it is empty and a DSC exists.
+    where no volume is recorded, the status does not say that it is empty and a DSC exists. The status decides before
+    the number: a failed case whose DSC or NSD is not finite has 0.
     """
     values = scores.pivot(index=_KEYS, columns="metric", values="value").reindex(columns=list(METRICS))
     wide = values.join(scores.groupby(_KEYS)["status"].first()).reset_index()
@@ -39,6 +40,8 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
     guess = ~wide["status"].isin(REFERENCE_ABSENT) & wide["dsc"].notna()
     wide["present"] = np.where(volume.notna(), volume > 0, guess)
     wide["failed"] = wide["present"] & wide["status"].isin(FAILED)
+    for metric in ("dsc", "nsd"):
+        wide[metric] = wide[metric].mask(wide["failed"] & ~np.isfinite(wide[metric]), 0.0)
     return wide
 
 

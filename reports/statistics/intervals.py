@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +13,30 @@ from scipy import stats
 Values = npt.NDArray[np.float64]
 
 RESAMPLES = 10_000
-_CHUNK = 2_000
+_CHUNK = 1_000
+
+#: BCa reads its bias from the share of resamples below the estimate. Where more than this share equals the estimate
+#: (beyond what untied data give), the bias hangs on how ties are counted: the percentile interval is used instead.
+MAX_TIES = 0.1
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval and how it was made."""
+    """A confidence interval and how it was made: 'BCa', 'percentile (tied data)', 'constant', 'order statistics' or why
+    there is none.
+    """
 
     low: float
     high: float
     method: str
+
+
+def patient_draws(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Values]:
+    """How often each of `n` patients is drawn in each resample: chunks (up to 1000, n) of multinomial counts."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)
 
 
 def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:
@@ -29,12 +45,7 @@ def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Va
     A patient's row stays together, so that columns remain paired; how often each patient is drawn is multinomial.
     """
     n = len(values)
-    rng = np.random.default_rng(seed)
-    parts = []
-    for start in range(0, resamples, _CHUNK):
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=min(_CHUNK, resamples - start))
-        parts.append(counts @ values / n)
-    return np.concatenate(parts)
+    return np.concatenate([counts @ values / n for counts in patient_draws(n, seed, resamples)])
 
 
 def bca_of_means(
@@ -42,38 +53,70 @@ def bca_of_means(
 ) -> list[Interval]:
     """BCa intervals of the column means (Efron 1987, J Am Stat Assoc 82:171) of a table (patients, columns).
 
-    A constant column has the interval of its value. Below three patients there is none (NaN).
+    A value that is not finite leaves its patient out of its column. A constant column has the interval of its value.
+    Below three patients there is none (NaN). Where ties leave BCa undefined or hanging on a convention (MAX_TIES) it
+    is the percentile interval of the same resamples.
     """
-    table = np.asarray(values, float)
-    table = table[:, None] if table.ndim == 1 else table
-    n, columns = table.shape
-    if n < 3:
-        return [Interval(float("nan"), float("nan"), "none below three patients")] * columns
-    means = table.mean(0)
-    drawn = resampled_means(table, seed, resamples)
-    left_out = (table.sum(0) - table) / (n - 1)
-    deviation = left_out.mean(0) - left_out
-    spread = (deviation**2).sum(0)
-    found = []
-    for k in range(columns):
-        if spread[k] < 1e-24:
-            found.append(Interval(float(means[k]), float(means[k]), "constant"))
-            continue
-        acceleration = (deviation[:, k] ** 3).sum() / (6 * spread[k] ** 1.5)
-        found.append(_bca(drawn[:, k], float(means[k]), float(acceleration), confidence))
+    (found,) = bca_levels(values, seed, (confidence,), resamples)
     return found
 
 
-def _bca(drawn: Values, estimate: float, acceleration: float, confidence: float) -> Interval:
-    # Half of the ties: discrete scores give many resamples equal to the estimate.
-    share = (drawn < estimate).mean() + (drawn == estimate).mean() / 2
-    bias = stats.norm.ppf(np.clip(share, 1e-9, 1 - 1e-9))
-    ends = []
-    for quantile in ((1 - confidence) / 2, (1 + confidence) / 2):
-        z = bias + stats.norm.ppf(quantile)
-        ends.append(stats.norm.cdf(bias + z / (1 - acceleration * z)))
-    low, high = np.quantile(drawn, ends)
-    return Interval(float(low), float(high), "BCa")
+def bca_levels(
+    values: npt.ArrayLike, seed: int, confidences: Sequence[float], resamples: int = RESAMPLES
+) -> list[list[Interval]]:
+    """`bca_of_means` at several confidences from the same resamples: a list of intervals for each confidence."""
+    table = np.asarray(values, float)
+    table = table[:, None] if table.ndim == 1 else table
+    scored = np.isfinite(table)
+    none = Interval(float("nan"), float("nan"), "none below three patients")
+    found = [[none] * table.shape[1] for _ in confidences]
+    for rows in np.unique(scored, axis=1).T:
+        columns = np.flatnonzero((scored == rows[:, None]).all(0))
+        if rows.sum() < 3:
+            continue
+        alike = _without_gaps(table[np.ix_(rows, columns)], seed, confidences, resamples)
+        for level, intervals in enumerate(alike):
+            for column, interval in zip(columns, intervals, strict=True):
+                found[level][column] = interval
+    return found
+
+
+def _without_gaps(table: Values, seed: int, confidences: Sequence[float], resamples: int) -> list[list[Interval]]:
+    n = len(table)
+    means = table.mean(0)
+    drawn = np.sort(resampled_means(table, seed, resamples), axis=0)
+    left_out = (table.sum(0) - table) / (n - 1)
+    deviation = left_out.mean(0) - left_out
+    spread = (deviation**2).sum(0)
+    found: list[list[Interval]] = [[] for _ in confidences]
+    for k, mean in enumerate(means):
+        constant = np.ptp(table[:, k]) <= 1e-12 * max(1.0, abs(mean))
+        acceleration = 0.0 if constant else float((deviation[:, k] ** 3).sum() / (6 * spread[k] ** 1.5))
+        for intervals, confidence in zip(found, confidences, strict=True):
+            same = Interval(float(mean), float(mean), "constant")
+            intervals.append(same if constant else _bca(drawn[:, k], float(mean), acceleration, confidence, n))
+    return found
+
+
+def _bca(drawn: Values, estimate: float, acceleration: float, confidence: float, n: int) -> Interval:
+    """Interval from sorted resampled means."""
+    noise = 1e-10 * max(1.0, abs(estimate))
+    below, up_to = np.searchsorted(drawn, [estimate - noise, estimate + noise]) / len(drawn)
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    # Each patient drawn once gives the estimate in untied data too: n! / n^n of the resamples.
+    tied = up_to - below - math.exp(math.lgamma(n + 1) - n * math.log(n)) > MAX_TIES
+    bias = stats.norm.ppf((below + up_to) / 2)  # half of the ties
+    z = bias + stats.norm.ppf(tails)
+    stretch = 1 - acceleration * z
+    if tied or not np.isfinite(bias) or (stretch <= 0).any():
+        return Interval(*_quantiles(drawn, tails), "percentile (tied data)")
+    return Interval(*_quantiles(drawn, stats.norm.cdf(bias + z / stretch)), "BCa")
+
+
+def _quantiles(ordered: Values, shares: Values) -> tuple[float, float]:
+    """Two quantiles of sorted values, linear between neighbours as numpy.quantile has them."""
+    low, high = np.interp(shares * (len(ordered) - 1), np.arange(len(ordered)), ordered)
+    return float(low), float(high)
 
 
 def of_median(values: npt.ArrayLike, confidence: float = 0.95) -> Interval:

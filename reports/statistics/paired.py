@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+from scipy import stats
 
 Values = npt.NDArray[np.float64]
 
@@ -17,7 +17,7 @@ DIGITS = 9
 #: Up to so many differences p values are exact: the signed ranks by convolution, the sign flips by enumeration.
 EXACT_RANKS, EXACT_FLIPS = 60, 18
 
-_FLIPS = 100_000
+_FLIPS, _CHUNK = 100_000, 5_000
 
 
 @dataclass(frozen=True)
@@ -84,34 +84,54 @@ def _null_of_signed_ranks(ranks: Values) -> Values:
     return weights
 
 
+@lru_cache(maxsize=16)
+def _untied_tail(n: int) -> Values:
+    """P(W+ <= 0, 1, 2 ...) for n untied differences; there 2 W+ is always even."""
+    tail: Values = np.cumsum(_null_of_signed_ranks(np.arange(1.0, n + 1))[::2])
+    return tail
+
+
 def smallest_p(n: int) -> float:
     """The smallest two-sided p that a signed-rank test of n differences can give."""
     return float(2.0 ** (1 - n)) if n > 0 else 1.0
 
 
 def sign_flip_p(differences: npt.ArrayLike, seed: int = 0) -> float:
-    """Two-sided sign-flip permutation test of the mean difference (Fisher 1935).
+    """Two-sided sign-flip permutation test of the mean difference (Fisher 1935): `sign_flip_ps` of one column."""
+    return float(sign_flip_ps(np.asarray(differences, float)[:, None], seed)[0])
 
-    Exact up to EXACT_FLIPS differences that are not 0; beyond that 100,000 random flips and (b + 1) / (m + 1).
+
+def sign_flip_ps(differences: npt.ArrayLike, seed: int = 0) -> Values:
+    """Two-sided sign-flip p values of the mean of each column of (patients, columns).
+
+    Exact up to EXACT_FLIPS differences that are not 0; beyond that 100,000 random flips, the same patients flipped in
+    every column, and (b + 1) / (m + 1).
     """
     values = np.round(np.asarray(differences, float), DIGITS)
-    values = values[values != 0]
-    n = len(values)
-    if n == 0:
-        return 1.0
-    observed = abs(values.sum()) - 10.0**-DIGITS
-    if n <= EXACT_FLIPS:
-        # The sums of all signs, built one value at a time.
-        sums = np.zeros(1)
-        for value in values:
-            sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(abs(sums) >= observed))
+    counts = (values != 0).sum(0)
+    p = np.ones(values.shape[1])
+    for k in np.flatnonzero((counts > 0) & (counts <= EXACT_FLIPS)):
+        p[k] = _exact_flips(values[values[:, k] != 0, k])
+    many = counts > EXACT_FLIPS
+    if not many.any():
+        return p
+    columns = values[:, many]
+    observed = abs(columns.sum(0)) - 10.0**-DIGITS
     rng = np.random.default_rng(seed)
-    hits = 0
-    for _ in range(0, _FLIPS, 10_000):
-        signs = rng.choice([-1.0, 1.0], size=(10_000, n))
-        hits += int((abs(signs @ values) >= observed).sum())
-    return (hits + 1) / (_FLIPS + 1)
+    hits = np.zeros(columns.shape[1])
+    for _ in range(0, _FLIPS, _CHUNK):
+        signs = 2.0 * rng.integers(0, 2, size=(_CHUNK, len(columns)), dtype=np.int8) - 1.0
+        hits += (abs(signs @ columns) >= observed).sum(0)
+    p[many] = (hits + 1) / (_FLIPS + 1)
+    return p
+
+
+def _exact_flips(values: Values) -> float:
+    """Share of all sign patterns whose sum is as far from 0; the sums are built one value at a time."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return float(np.mean(abs(sums) >= abs(values.sum()) - 10.0**-DIGITS))
 
 
 @dataclass(frozen=True)
@@ -134,8 +154,9 @@ def hodges_lehmann(differences: npt.ArrayLike, confidence: float = 0.95) -> Hodg
     n = len(values)
     if n == 0:
         return HodgesLehmann(float("nan"), float("-inf"), float("inf"), 1.0)
-    walsh = np.sort([(a + b) / 2 for a, b in itertools.combinations_with_replacement(values, 2)])
-    tail = np.cumsum(_null_of_signed_ranks(np.arange(1.0, n + 1))[::2])  # untied ranks: 2 W+ is even
+    i, j = np.triu_indices(n)
+    walsh = np.sort((values[i] + values[j]) / 2)
+    tail = _untied_tail(n)
     below = int(
         np.searchsorted(tail, (1 - confidence) / 2, side="right")
     )  # largest count with P(W+ < count) <= alpha/2
@@ -180,35 +201,12 @@ def non_inferiority_p(differences: npt.ArrayLike, margin: float) -> float:
     return float(stats.ttest_1samp(values, -margin, alternative="greater").pvalue)
 
 
-def power_of(difference: float, sd: float, n: int, level: float = 0.05) -> float:
-    """Power of the two-sided paired t test (Cohen 1988); the signed-rank test has about 95 % of its efficiency."""
-    if n < 2:
-        return 0.0
-    if sd == 0:
-        return 1.0 if difference else level
-    shift = abs(difference) / sd * np.sqrt(n)
-    critical = stats.t.ppf(1 - level / 2, n - 1)
-    found = float(stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift))
-    return found if np.isfinite(found) else 1.0  # SciPy has no value far out, where the power is 1
-
-
-def detectable_difference(sd: float, n: int, power: float = 0.8, level: float = 0.05) -> float:
-    """The smallest mean difference that n pairs of this spread show with this power; NaN below two pairs."""
-    if n < 2 or not np.isfinite(sd):
-        return float("nan")
-    if sd == 0:
-        return 0.0
-    top = 1.0
-    while power_of(top, 1.0, n, level) < power:
-        top *= 2
-    return sd * float(optimize.brentq(lambda d: power_of(d, 1.0, n, level) - power, 1e-6, top))
-
-
 def holm(p_values: npt.ArrayLike) -> Values:
-    """Holm's adjusted p values (Holm 1979), in the order given."""
+    """Holm's adjusted p values (Holm 1979) along the last axis, in the order given."""
     p = np.asarray(p_values, float)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    order = np.argsort(p, axis=-1, kind="stable")
+    factors = p.shape[-1] - np.arange(p.shape[-1])
+    steps = np.maximum.accumulate(factors * np.take_along_axis(p, order, -1), axis=-1)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(steps, 1.0)
+    np.put_along_axis(adjusted, order, np.minimum(steps, 1.0), -1)
     return adjusted

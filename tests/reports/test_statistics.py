@@ -7,20 +7,19 @@ from scipy import stats
 from gtvbench.reports.statistics.agreement import bland_altman, icc
 from gtvbench.reports.statistics.intervals import bca_of_means, of_median, resampled_means
 from gtvbench.reports.statistics.paired import (
-    detectable_difference,
     differences_of,
     equivalence_p,
     hodges_lehmann,
     holm,
     non_inferiority_p,
     paired_t,
-    power_of,
     probability_of_superiority,
     sign_flip_p,
     signed_rank,
     smallest_p,
 )
-from gtvbench.reports.statistics.ranking import SCHEMES, friedman, kendall_tau_b, ranks_of, stability
+from gtvbench.reports.statistics.power import detectable_difference, power_of
+from gtvbench.reports.statistics.ranking import SCHEMES, friedman, kendall_tau_b, ranking_of, ranks_of, stability
 
 MAIZE = [6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]
 
@@ -170,9 +169,10 @@ def test_demsars_table_has_its_friedman_statistic() -> None:
 
 def test_rankings_tie_where_noise_alone_differs() -> None:
     assert ranks_of([0.1 + 0.2, 0.3, 0.5]).tolist() == [2.5, 2.5, 1]
-    for rank in SCHEMES.values():
-        table = np.tile([0.9, 0.5, 0.7], (6, 1))
-        assert rank(table).tolist() == [1, 3, 2] and rank(table, higher_is_better=False).tolist() == [3, 1, 2]
+    table = np.tile([0.9, 0.5, 0.7], (8, 1))
+    for scheme in SCHEMES:
+        assert ranking_of(table, scheme).tolist() == [1, 3, 2]
+        assert ranking_of(table, scheme, higher_is_better=False).tolist() == [3, 1, 2]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
