@@ -8,11 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports import contrasts, cost, layout, prose, published, tables, verdict
+from gtvbench.reports import cost, layout, prose, published, tables, verdict
 from gtvbench.reports.book import Book
 from gtvbench.reports.load import Run
+from gtvbench.reports.results import Results, analyse, as_json
 from gtvbench.reports.sections import differences as difference_section
+from gtvbench.reports.sections import volumes as volume_section
 from gtvbench.reports.sections.distributions import distributions
+from gtvbench.reports.sections.profiles import profiles
+from gtvbench.reports.sections.ranking import ranking
 from gtvbench.reports.sections.time import time_figures
 from gtvbench.reports.sections.training import training
 from gtvbench.reports.text import listed, redact, redact_all
@@ -25,18 +29,21 @@ def content(run: Run, book: Book) -> dict[str, Any]:
     scopes = (tables.PRIMARY_SCOPE, tables.SECONDARY_SCOPE)
     summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
     volume = summary[summary["scope"] == tables.PRIMARY_SCOPE]
-    stability = tables.sensitivity(wide, arms, run.structures)
+    results = analyse(run, wide)
+    stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
+    linked = False
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
-    differences, ranked = contrasts.contrasts(run, wide), contrasts.rankings(run, wide)
-    status = book.frame("status", tables.status_counts(wide, arms, run.structures))
-    absent = book.frame("false_positives", tables.false_positives(wide, arms, run.structures))
+    metrics = results.options.primary_metrics
+    status = book.frame("status", results.status)
+    absent = book.frame("false_positives", results.false_positives)
     stages = book.frame("timing", cost.stage_summary(run))
     for name, frame in {
         "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": differences,
-        "training": _all_epochs(run), "failures": _failures(run),
+        "training": _all_epochs(run), "failures": _failures(run), "intervals": results.summary,
+        "agreement": results.agreement, "subgroups": results.subgroups, "profiles": results.profiles,
     }.items():  # fmt: skip
         book.frame(name, frame)
-    book.files["stats.json"] = json.dumps(contrasts.as_json(differences, ranked), indent=1, allow_nan=False) + "\n"
+    book.files["stats.json"] = json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
     return {
         "run": run,
         "banners": prose.banners(run, wide, summary),
@@ -47,8 +54,20 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "arms": layout.arms_table(run),
         "status": layout.status_table(status),
         "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
-        "violins": distributions(run, wide, book, linked=False),
-        **difference_section.differences(run, differences, ranked, book),
+        "violins": distributions(run, wide, metrics, book, linked=linked),
+        "differences": difference_section.differences(results, book),
+        "resamples": results.options.resamples,
+        "margins": prose.margins(results.options, run.structures),
+        "ranking": ranking(ranked, run.structures, book),
+        "volumes": volume_section.volumes(run, wide, results, book),
+        "agreement": volume_section.agreement(run, results, book, linked=linked),
+        "profiles": profiles(run, results, book),
+        "repetitions": _repetitions(results),
+        "models": [
+            layout.model_table(model, f"model-{model.metric.split('_')[0]}")
+            for model in results.models
+            if not model.by_volume and model.converged and len(model.structures) > 1
+        ],
         "absent": layout.false_positive_table(absent),
         "stability": [
             (layout.sensitivity_table(stability, s, f"sensitivity-{k}"), prose.stability_sentence(stability, s))
@@ -68,6 +87,16 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
         "links": book.links(),
     }
+
+
+def _repetitions(results: Results) -> list[layout.Table]:
+    """Tables of the spread between seeds, where there are several."""
+    found = [
+        layout.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
+        for k, s in enumerate(results.structures)
+        for metric in results.options.primary_metrics
+    ]
+    return [table for table in found if table.rows]
 
 
 def _score_section(

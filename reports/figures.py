@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from gtvbench.reports.load import Arm
+from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.tables import PRIMARY_SCOPE, of_scope
 from gtvbench.reports.text import counted, number, visible
 
@@ -124,9 +125,9 @@ def density(values: npt.NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
 
 
 def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], number_of: int) -> Panel | None:
-    """Violins of `metric` (dsc or hd95_mm) for one structure over the cases that have it, or None.
+    """Violins of `metric` for one structure over the cases that have it, or None.
 
-    Failed cases are drawn as crosses: at DSC 0, where they belong, and for HD95 in a band of their own at the right,
+    Failed cases are drawn as crosses: at DSC 0, where they belong, and for distances in a band of their own at the right,
     because the penalty (diagonal of the grid) would squeeze everything else. `number_of` makes the id.
     """
     part = of_scope(wide, PRIMARY_SCOPE)
@@ -134,9 +135,10 @@ def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], 
     arms = [arm for arm in arms if (part["arm"] == arm.name).any()]
     if not arms:
         return None
-    drawn = part if metric == "dsc" else part[~part["failed"]]
-    end, gutter = (1.0, None) if metric == "dsc" else (_nice_end(drawn[metric]), None)
-    if metric == "hd95_mm" and part["failed"].any():
+    measure = MEASURES[metric]
+    drawn = part if measure.bounded else part[~part["failed"]]
+    end, gutter = (1.0, None) if measure.bounded else (_nice_end(drawn[metric]), None)
+    if not measure.bounded and part["failed"].any():
         gutter, end = end, end * 1.16
     lanes = {case: _offset(k) for k, case in enumerate(sorted(set(part["case"])))}
     style = styles(arms)
@@ -144,10 +146,9 @@ def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], 
     ticks = [(float(t), f"{t:g}") for t in MaxNLocator(5).tick_values(0, gutter or end) if 0 <= t <= (gutter or end)]
     if gutter is not None:
         ticks = [tick for tick in ticks if tick[0] <= 0.93 * gutter] + [((gutter + end) / 2, "failed")]
-    title = {"dsc": "DSC", "hd95_mm": "HD95"}[metric]
-    axis = {"dsc": "DSC (1 is best)", "hd95_mm": "HD95 in mm (0 is best)"}[metric]
-    name = f"{title}, {visible(structure)}"
-    return Panel(f"violin-{number_of}", name, axis, metric == "dsc", tuple(rows), tuple(ticks), end, gutter)
+    name = f"{measure.title}, {visible(structure)}"
+    higher = measure.higher_is_better
+    return Panel(f"violin-{number_of}", name, measure.axis, higher, tuple(rows), tuple(ticks), end, gutter)
 
 
 def _row(
@@ -160,7 +161,9 @@ def _row(
     end: float,
 ) -> Row:
     failed = int(part["failed"].sum())
-    drawn = part if metric == "dsc" else part[~part["failed"]]
+    measure = MEASURES[metric]
+    unit = f" {measure.unit}" if measure.unit else ""
+    drawn = part if measure.bounded else part[~part["failed"]]
     lost_at = None if gutter is None else (gutter + end) / 2
     # Quartiles are those of the table, over all cases: one that falls on a penalty is drawn in the band.
     quartiles = np.minimum(np.quantile(part[metric], [0.25, 0.5, 0.75]), math.inf if lost_at is None else lost_at)
@@ -169,12 +172,12 @@ def _row(
     points = []
     for case, value, lost, status in part[["case", metric, "failed", "status"]].sort_values("case").itertuples(False):
         x = lost_at if lost and lost_at is not None else float(value)
-        shown = number(value, 3) if metric == "dsc" else f"{number(value, 1)} mm"
+        shown = number(value, measure.digits) + unit
         words = f"{visible(case)}: {shown}" + (f" ({status}, penalty)" if lost else "")
         outlier = bool(lost) or not inside[0] <= value <= inside[1]
         points.append(Point(round(x, 5), lanes[case], words, bool(lost), str(case), outlier))
-    middle = number(part[metric].mean(), 3) if metric == "dsc" else f"{number(part[metric].median(), 1)} mm"
-    note = f"{'mean' if metric == 'dsc' else 'median'} {middle}, n = {len(part)}"
+    middle = part[metric].mean() if measure.bounded else part[metric].median()
+    note = f"{'mean' if measure.bounded else 'median'} {number(middle, measure.digits)}{unit}, n = {len(part)}"
     note += f", {failed} failed" if failed else ""
     return Row(
         label=shorten(arm.name),
@@ -184,7 +187,7 @@ def _row(
         points=tuple(points),
         outline=density(drawn[metric].to_numpy(float)),
         quartiles=(float(quartiles[0]), float(quartiles[1]), float(quartiles[2])),
-        mean=float(part[metric].mean()) if metric == "dsc" else None,
+        mean=float(part[metric].mean()) if measure.bounded else None,
     )
 
 
@@ -223,7 +226,7 @@ class Forest:
         return 34 * len(self.rows) + TOP + BOTTOM
 
 
-def forest(table: pd.DataFrame, structure: str, metric: str, higher_is_better: bool, number_of: int) -> Forest | None:
+def forest(table: pd.DataFrame, structure: str, metric: str, number_of: int) -> Forest | None:
     """The planned differences of one structure and metric that have an interval; None where there are none."""
     chosen = (table["structure"] == structure) & (table["metric"] == metric) & table["planned"].astype(bool)
     rows = tuple(
@@ -233,10 +236,12 @@ def forest(table: pd.DataFrame, structure: str, metric: str, higher_is_better: b
     )
     if not rows:
         return None
-    name = "DSC" if metric == "dsc" else "HD95 in mm"
-    title = f"{structure}, {name}: planned differences"
+    measure = MEASURES[metric]
+    title = f"{structure}, {measure.named}: planned differences"
     margin = float(table.loc[chosen, "margin"].iloc[0])
-    return Forest(f"forest-{number_of}", title, rows, margin, f"difference in {name}", higher_is_better)
+    return Forest(
+        f"forest-{number_of}", title, rows, margin, f"difference in {measure.named}", measure.higher_is_better
+    )
 
 
 def forest_reading(figure: Forest) -> str:

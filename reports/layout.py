@@ -12,6 +12,8 @@ from gtvbench.reports import published
 from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.cost import STAGES
 from gtvbench.reports.load import EPOCH_COLUMNS, Run
+from gtvbench.reports.measures import MEASURES
+from gtvbench.reports.models import Model
 from gtvbench.reports.tables import STATUSES, best_arms
 from gtvbench.reports.text import (
     ABSENT,
@@ -115,7 +117,7 @@ def score_table(
                 str(r["failed"]),
                 Cell(_mean_sd(r, 3), r["arm"] in best["dsc_mean"]),
                 cell(r, "dsc_median", 3),
-                _interval(r["dsc_q1"], r["dsc_q3"], 3),
+                between(r["dsc_q1"], r["dsc_q3"], 3),
                 number(r["dsc_min"], 3),
                 cell(r, "dsc_aggregated", 3),
                 cell(r, "hd95_median_mm", 1),
@@ -139,7 +141,8 @@ def score_table(
     return Table(name, f"{structure}, {where}", head, tuple(rows), groups, csv="summary.csv")
 
 
-def _interval(low: object, high: object, digits: int) -> str:
+def between(low: object, high: object, digits: int) -> str:
+    """A range of unsigned numbers; a dash where there is none."""
     return f"{number(low, digits)} to {number(high, digits)}" if finite(low) else ABSENT
 
 
@@ -188,51 +191,154 @@ def against_margin(record: Mapping[Any, Any]) -> str:
 def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bool, name: str) -> Table:
     """Differences between pairs of arms in one structure and metric."""
     chosen = (table["structure"] == structure) & (table["metric"] == metric) & (table["planned"] == planned)
-    digits = 3 if metric == "dsc" else 1
+    measure = MEASURES[metric]
+    digits = measure.digits
     rows = []
     for r in table[chosen].to_dict("records"):
         cells: list[str | Cell] = [
             Cell(f"{r['one']} \u2212 {r['other']}", wordy=True), str(r["n"]), signed(r["difference"], digits),
             interval(r["low"], r["high"], digits), signed(r["hodges_lehmann"], digits), signed(r["rank_biserial"], 2),
-            percent(r["superiority"]), number(r["detectable"], digits), against_margin(r), p_value(r["p"]),
+            percent(r["superiority"]), number(r["detectable"], digits), number(r["needed"], 0), against_margin(r),
+            p_value(r["p"]),
         ]  # fmt: skip
         rows.append(_row(*cells, p_value(r["p_holm"])) if planned else _row(*cells))
-    unit = "DSC" if metric == "dsc" else "HD95 in mm"
-    head = [
-        "Difference",
-        "n",
-        "mean",
-        "95 % CI",
-        "Hodges-Lehmann",
-        "rank-biserial",
-        "P(first higher)",
-        "detectable",
-        "margin",
-        "p",
-    ]
-    head += ["p, Holm"] if planned else []
+    head = (
+        "Difference", "n", "mean", "95 % CI", "Hodges-Lehmann", "rank-biserial", "P(first higher)", "detectable",
+        "n for the margin", "margin", "p", *(["p, Holm"] if planned else []),
+    )  # fmt: skip
     kind = "planned" if planned else "exploratory"
-    return Table(name, f"{structure}, {unit}: {kind} differences", tuple(head), tuple(rows))
+    return Table(name, f"{structure}, {measure.named}: {kind} differences", head, tuple(rows), csv="contrasts.csv")
+
+
+#: Ways to rank, as their columns are headed.
+SCHEME_NAMES = {
+    "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank", "test-then-rank": "tests won",
+}  # fmt: skip
 
 
 def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:
-    """How often each arm has each rank when other patients are drawn."""
-    scheme = ranked["schemes"]["mean-then-rank"]
-    order = sorted(range(len(ranked["arms"])), key=lambda k: (scheme["ranks"][k], ranked["arms"][k]))
+    """How often each arm has each rank when other patients are drawn, and its rank under every scheme."""
+    schemes = ranked["schemes"]
+    main = schemes["mean-then-rank"]
+    order = sorted(range(len(ranked["arms"])), key=lambda k: (main["ranks"][k], ranked["arms"][k]))
     rows = [
         _row(
             ranked["arms"][k],
-            *(f"{ranked['schemes'][s]['ranks'][k]:g}" for s in ranked["schemes"]),
-            *(percent(share) if share else ABSENT for share in scheme["probability"][k]),
+            *(f"{schemes[s]['ranks'][k]:g}" for s in schemes),
+            *(percent(schemes[s]["probability"][k][0]) for s in schemes),
+            *(percent(share) if share else ABSENT for share in main["probability"][k]),
         )
         for k in order
     ]
     count = len(ranked["arms"])
-    groups = (("", 1), ("Rank by", len(ranked["schemes"])), ("Share of patient resamples at rank", count))
-    unit = "DSC" if ranked["metric"] == "dsc" else "HD95"
-    caption = f"{ranked['structure']}, {unit}: ranking of the arms"
-    head = ("Arm", "mean", "median", "mean rank", *(str(place + 1) for place in range(count)))
+    groups = (
+        ("", 1), ("Rank by", len(schemes)), ("First in resamples, by", len(schemes)),
+        ("Share of resamples at rank, by mean", count),
+    )  # fmt: skip
+    caption = f"{ranked['structure']}, {MEASURES[ranked['metric']].title}: ranking of the arms"
+    names = [SCHEME_NAMES[s] for s in schemes]
+    head = ("Arm", *names, *names, *(str(place + 1) for place in range(count)))
     return Table(name, caption, head, tuple(rows), groups)
+
+
+def tau_table(ranked: Mapping[str, Any], name: str) -> Table:
+    """Kendall's tau-b between the ranking of all patients and those of the resamples, for every scheme."""
+    rows = [
+        _row(SCHEME_NAMES[scheme], *(number(value, 2) for value in held["tau_b"]))
+        for scheme, held in ranked["schemes"].items()
+    ]
+    caption = (
+        f"{ranked['structure']}, {MEASURES[ranked['metric']].title}: Kendall's tau-b with the ranking of all patients"
+    )
+    return Table(name, caption, ("Ranked by", "5th percentile", "median", "95th percentile"), tuple(rows))
+
+
+def subgroup_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:
+    """Mean score of each arm in each third of the patients by reference volume, with its interval."""
+    part = table[(table["structure"] == structure) & (table["metric"] == metric)]
+    digits = MEASURES[metric].digits
+    thirds = part.drop_duplicates("third")
+    cells = {
+        (r["arm"], r["third"]): (number(r["mean"], digits), between(r["low"], r["high"], digits))
+        for r in part.to_dict("records")
+    }
+    names = [str(third) for third in thirds["third"]]
+    rows = [
+        _row(str(arm), *(text for third in names for text in cells.get((arm, third), (ABSENT, ABSENT))))
+        for arm in dict.fromkeys(part["arm"])
+    ]
+    groups = [("", 1)]
+    for r in thirds.to_dict("records"):
+        groups.append((f"{r['third']}: {number(r['from_ml'], 1)} to {number(r['to_ml'], 1)} mL, n = {r['n']}", 2))
+    head = ("Arm", *["mean", "95 % CI"] * len(names))
+    caption = f"{structure}: {MEASURES[metric].named} by thirds of the reference volume"
+    return Table(name, caption, head, tuple(rows), tuple(groups))
+
+
+def agreement_table(table: pd.DataFrame, structure: str, name: str) -> Table:
+    """Bland-Altman limits in mL and as ratio, and the intraclass correlation, of each arm."""
+    rows = [
+        _row(
+            str(r["arm"]), str(r["n"]), str(r["empty"]), signed(r["difference_ml"], 2),
+            interval(r["difference_low_ml"], r["difference_high_ml"], 2), number(r["ratio"], 2),
+            between(r["ratio_low"], r["ratio_high"], 2), number(r["icc"], 3), between(r["icc_low"], r["icc_high"], 3),
+        )
+        for r in table.to_dict("records")
+    ]  # fmt: skip
+    groups = (("", 1), ("Patients", 2), ("Difference, mL", 2), ("Ratio", 2), ("ICC(A,1)", 2))
+    head = ("Arm", "n", "no mask", "mean", "95 % limits", "mean", "95 % limits", "estimate", "95 % CI")
+    return Table(name, f"{structure}: predicted against reference volume", head, tuple(rows), groups, "agreement.csv")
+
+
+def profile_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:
+    """Share of patients that reach a few thresholds, with the pointwise interval."""
+    measure = MEASURES[metric]
+    every = sorted(set(table["threshold"]))
+    chosen = every[50::10] if measure.bounded else every[::20]
+    wide = table.set_index(["arm", "threshold"])
+    rows = []
+    for arm in dict.fromkeys(table["arm"]):
+        cells = []
+        for threshold in chosen:
+            r = wide.loc[(arm, threshold)]
+            cells.append(f"{percent(r['share'])} ({percent(r['low'])} to {percent(r['high'])})")
+        rows.append(_row(str(arm), *cells))
+    sign = "≥" if measure.higher_is_better else "≤"
+    head = ("Arm", *(f"{sign} {threshold:g}" for threshold in chosen))
+    caption = f"{structure}: share of patients by {measure.named}, with 95 % band"
+    return Table(name, caption, head, tuple(rows), csv="profiles.csv")
+
+
+def repetitions_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:
+    """Spread between repetitions of a training beside the spread between patients."""
+    part = table[(table["structure"] == structure) & (table["metric"] == metric)]
+    digits = MEASURES[metric].digits
+    rows = [
+        _row(
+            f"{r['method']}.{r['fusion']}" if r["fusion"] != "none" else str(r["method"]), str(len(r["seeds"])),
+            str(r["patients"]), Cell(", ".join(number(v, digits) for v in r["means"]), wordy=True),
+            number(r["sd_of_means"], digits + 1), number(r["sd_patients"], digits), number(r["sd_seeds"], digits),
+            number(r["sd_within"], digits),
+        )
+        for r in part.to_dict("records")
+    ]  # fmt: skip
+    groups = (("", 3), ("Means of the seeds", 2), ("SD between", 2), ("", 1))
+    head = ("Method", "seeds", "patients", "mean of each seed", "SD", "patients", "seeds", "SD left within")
+    return Table(name, f"{structure}, {MEASURES[metric].named}: run-to-run spread", head, tuple(rows), groups)
+
+
+def model_table(model: Model, name: str) -> Table:
+    """Fixed effects of a mixed model."""
+    digits = MEASURES[model.metric].digits
+    rows = [
+        _row(
+            " ".join([effect.term, *(str(part) for part in (effect.arm, effect.structure) if part)]),
+            signed(effect.estimate, digits), interval(effect.low, effect.high, digits), p_value(effect.p),
+        )
+        for effect in model.effects
+    ]  # fmt: skip
+    head = ("Effect", "estimate", "95 % CI", "p (Wald)")
+    return Table(name, f"{MEASURES[model.metric].named}: {model.formula}", head, tuple(rows))
 
 
 def epochs_table(table: pd.DataFrame) -> Table:

@@ -5,7 +5,7 @@ What was found stands in `verdict`; here stands what it does not show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,12 @@ import pandas as pd
 
 from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports.contrasts import LEVEL
-from gtvbench.reports.load import Arm, Run
+from gtvbench.reports.load import Run
+from gtvbench.reports.measures import MEASURES
+from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
-from gtvbench.reports.tables import best_arms, order_changes, presence
-from gtvbench.reports.text import ABSENT, counted, duration, finite, listed, number, p_value, percent, redact
+from gtvbench.reports.tables import order_changes, presence
+from gtvbench.reports.text import counted, finite, listed, number, p_value, percent, redact, signed
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -139,9 +141,20 @@ def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
     return f"{text}."
 
 
-def margins(options: StatisticsOptions) -> str:
+def margins(options: StatisticsOptions, structures: Sequence[str]) -> str:
     """The margins of practical equivalence that the study file declares."""
-    return f"a margin of {options.dsc_margin:g} in DSC and {options.hd95_margin_mm:g} mm in HD95"
+    parts = []
+    for metric in options.primary_metrics:
+        measure = MEASURES[metric]
+        values = {options.margin(metric, structure): structure for structure in structures} or {
+            options.margin(metric): ""
+        }
+        each = [
+            f"{value:g}{' ' + measure.unit if measure.unit else ''}{f' ({name})' if len(values) > 1 else ''}"
+            for value, name in values.items()
+        ]
+        parts.append(f"{listed(each)} in {measure.title}")
+    return f"a margin of {listed(parts)}"
 
 
 def ranking(ranked: Mapping[str, Any]) -> str:
@@ -185,9 +198,13 @@ def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
     if any(arm.stand_in for arm in scored):
         lines.append("Nothing is said of a published method by an arm that starts from stand-in weights.")
     if any(arm.cut_schedule for arm in scored):
-        lines.append("An arm whose training was cut short is not at its best: its rank may change with a full schedule.")
+        lines.append(
+            "An arm whose training was cut short is not at its best: its rank may change with a full schedule."
+        )
     if any(arm.status == "failed" for arm in run.arms):
-        lines.append("A failed arm's score counts its missing masks as 0; that is a verdict on the run, not the method.")
+        lines.append(
+            "A failed arm's score counts its missing masks as 0; that is a verdict on the run, not the method."
+        )
     changed = [structure for structure in run.structures if order_changes(stability, structure)]
     if changed:
         lines.append(
@@ -199,6 +216,37 @@ def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
         "The margins stand for what does not matter in practice only as far as they were chosen so."
     )
     return lines
+
+
+def interaction(model: Model | None, metric: str) -> str:
+    """Whether the difference between arms hangs on the size of the target."""
+    if model is None:
+        return ""
+    if not model.converged:
+        return f"Test of interaction of arm and volume: the mixed model {model.note}."
+    test = next((t for t in model.tests if " x " in t.term), None)
+    if test is None:
+        return ""
+    p = p_value(test.p)
+    found = "hang on the size of the target" if test.p < LEVEL else "were not shown to hang on the size of the target"
+    return (
+        f"Differences between arms in {MEASURES[metric].title} {found}: interaction of arm and log volume, Wald "
+        f"chi-square {number(test.chi2, 2)} on {test.df} degrees of freedom, p {p if p.startswith('<') else '= ' + p} "
+        f"(mixed model, {model.patients} patients, not adjusted)."
+    )
+
+
+def limits(row: Any, *, ratio: bool) -> str:
+    """Limits of agreement in a few characters, for a small panel."""
+    names = (
+        ("ratio", "ratio_low", "ratio_high") if ratio else ("difference_ml", "difference_low_ml", "difference_high_ml")
+    )
+    middle, low, high = (float(row[name]) for name in names)
+    if not finite(middle):
+        return "too few cases for limits"
+    if ratio:
+        return f"×{number(middle, 2)} (×{number(low, 2)} to ×{number(high, 2)})"
+    return f"{signed(middle, 1)} ({signed(low, 1)} to {signed(high, 1)}) mL"
 
 
 def stability_sentence(stability: pd.DataFrame, structure: str) -> str:

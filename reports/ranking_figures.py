@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from gtvbench.reports.figures import shorten
 
 
 @dataclass(frozen=True)

@@ -113,9 +113,7 @@ def _draw_row(axes: Axes, row: Row, index: int, linked: bool) -> None:
         _marks(axes, row, [point], centre, point.failed, case_url(point.case))
 
 
-def _marks(
-    axes: Axes, row: Row, points: list[Point], centre: float, failed: bool, url: str | None = None
-) -> None:
+def _marks(axes: Axes, row: Row, points: list[Point], centre: float, failed: bool, url: str | None = None) -> None:
     marker: dict[str, Any] = (
         {"marker": "x", "markersize": 5.5, "color": INK, "markeredgewidth": 1.5}
         if failed

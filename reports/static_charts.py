@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gtvbench.reports.charts import Axis, Chart, Series
 from gtvbench.reports.ranking_figures import Diagram, RankMap
-from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, case_url, new_canvas
+from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, new_canvas
 
 _LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _LEGEND_ROW = 14

@@ -92,9 +92,7 @@ def oriented(chosen: pd.DataFrame, metric: str, one: str, other: str) -> dict[st
     return None
 
 
-def _lead(
-    part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, patients: int
-) -> list[Point]:
+def _lead(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, patients: int) -> list[Point]:
     others = [name for name in part if name not in best and finite(part[name]["dsc_mean"])]
     if len(best) > 1:
         return [Point("Lead", f"None: {len(best)} arms share this mean to three decimals.")]
@@ -130,7 +128,9 @@ def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
         return f"too few patients for a test to decide; compare the interval with {margin}"
     if finite(p) and p < LEVEL:
         beyond = finite(row["low"]) and row["low"] > row["margin"]
-        return f"more than chance, and beyond {margin}" if beyond else f"more than chance; whether beyond {margin} is open"
+        return (
+            f"more than chance, and beyond {margin}" if beyond else f"more than chance; whether beyond {margin} is open"
+        )
     return "it may be chance"
 
 
@@ -223,7 +223,9 @@ def _box_alone(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]:
         return [Point("Box alone", f"{reached}.")]
     bar = max(part[name]["dsc_mean"] for name in boxes)
     above = sum(part[name]["dsc_mean"] > bar for name in others)
-    return [Point("Box alone", f"{reached}; {above} of {counted(len(others), 'other arm')} {have(above)} a higher mean.")]
+    return [
+        Point("Box alone", f"{reached}; {above} of {counted(len(others), 'other arm')} {have(above)} a higher mean.")
+    ]
 
 
 def _unprompted(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]:

@@ -39,6 +39,8 @@ class AgreementFigure:
     x_title: str
     y_title: str
     panels: tuple[AgreementPanel, ...]
+    #: Whether differences are log2 of ratios, to be labelled as ratios.
+    ratio: bool = False
 
     @property
     def rows(self) -> int:
@@ -92,10 +94,12 @@ def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figur
         axes.xaxis.set_minor_locator(MaxNLocator(1))
         axes.xaxis.minorticks_off()
         axes.set_xlim(min(xs) / 1.2, max(xs) * 1.2)
-        ticks = _ticks(min(xs), max(xs))
+        ticks = volume_ticks(min(xs), max(xs))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_ylim(span[0] - room, span[1] + room)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=figure_data.ratio))
+        if figure_data.ratio:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{2.0**value:g}")
         if column:
             axes.set_yticklabels([])
         if index + 2 < len(figure_data.panels):
@@ -108,7 +112,8 @@ def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figur
     return figure
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def volume_ticks(low: float, high: float) -> list[float]:
+    """Ticks in mL on a logarithmic axis from `low` to `high`."""
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     steps = (1, 3) if high / low > 8 else (1, 2, 5)
     return [step * 10.0**power for power in decades for step in steps if low / 1.2 <= step * 10.0**power <= high * 1.2]

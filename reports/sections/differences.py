@@ -1,48 +1,45 @@
-"""Differences between arms and how firm their ranking is."""
+"""Differences between arms, planned and exploratory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports import contrasts, figures, layout, prose, static
+from gtvbench.reports import figures, layout, prose, static
 from gtvbench.reports.book import Book, Shown
-from gtvbench.reports.load import Run
+from gtvbench.reports.measures import MEASURES
+from gtvbench.reports.results import Results
 
 
-def differences(
-    run: Run, table: pd.DataFrame, ranked: Sequence[Mapping[str, Any]], book: Book
+def differences(results: Results, book: Book) -> list[dict[str, Any]]:
+    """For each structure: figures, tables of planned and exploratory differences, and what to know of them."""
+    metrics = results.options.primary_metrics
+    return [_of_structure(results.contrasts, s, k, metrics, book) for k, s in enumerate(results.structures)]
+
+
+def _of_structure(
+    table: pd.DataFrame, structure: str, index: int, metrics: Sequence[str], book: Book
 ) -> dict[str, Any]:
-    """Context of the sections on differences and on ranking."""
-    options = contrasts.statistics_of(run)
-    return {
-        "differences": [_of_structure(table, s, k, book) for k, s in enumerate(run.structures)],
-        "resamples": options.resamples,
-        "margins": prose.margins(options),
-    }
-
-
-def _of_structure(table: pd.DataFrame, structure: str, index: int, book: Book) -> dict[str, Any]:
     def listed(metric: str, planned: bool) -> layout.Table:
-        name = f"{'planned' if planned else 'exploratory'}-{metric.split('_')[0]}-{index}"
+        name = f"{'planned' if planned else 'exploratory'}-{MEASURES[metric].short}-{index}"
         return layout.contrast_table(table, structure, metric, planned, name)
 
     return {
         "structure": structure,
         "reading": prose.contrast_reading(table, structure),
-        "forests": _forests(table, structure, index, book),
-        "planned": [listed(metric, True) for metric in contrasts.PRIMARY],
-        "exploratory": [listed(metric, False) for metric in contrasts.PRIMARY],
+        "forests": _forests(table, structure, index, metrics, book),
+        "planned": [listed(metric, True) for metric in metrics],
+        "exploratory": [listed(metric, False) for metric in metrics],
     }
 
 
-def _forests(table: pd.DataFrame, structure: str, index: int, book: Book) -> list[Shown]:
+def _forests(table: pd.DataFrame, structure: str, index: int, metrics: Sequence[str], book: Book) -> list[Shown]:
     shown = []
-    for metric, higher in contrasts.PRIMARY.items():
-        drawn = figures.forest(table, structure, metric, higher, 2 * index + len(shown))
+    for place, metric in enumerate(metrics):
+        drawn = figures.forest(table, structure, metric, len(metrics) * index + place)
         if drawn is not None:
             reading = figures.forest_reading(drawn)
             shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
@@ -9,22 +10,22 @@ import pandas as pd
 from gtvbench.reports import figures, interactive, layout, static, tables
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.load import Run
+from gtvbench.reports.measures import MEASURES
 
-_METRICS = (("dsc", "DSC", 3), ("hd95_mm", "HD95 in mm", 1))
 
-
-def distributions(run: Run, wide: pd.DataFrame, book: Book, *, linked: bool) -> list[Shown]:
+def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Book, *, linked: bool) -> list[Shown]:
     """Violin panels with the values of every case as their table; `linked`: cases have pages of their own."""
     shown: list[Shown] = []
     arms = run.scored_arms
     for structure in run.structures:
-        for metric, name, digits in _METRICS:
+        for metric in metrics:
             panel = figures.panel(wide, structure, metric, arms, len(shown))
             if panel is None:
                 continue
             values = tables.per_case(wide, structure, metric, [arm.name for arm in arms])
-            caption = f"{structure}: {name} of every case"
-            table = layout.values_table(values, caption, digits, f"{panel.id}-values")
+            measure = MEASURES[metric]
+            caption = f"{structure}: {measure.named} of every case"
+            table = layout.values_table(values, caption, measure.digits, f"{panel.id}-values")
             shown.append(
                 book.figure(
                     panel.id,

@@ -9,9 +9,8 @@ from typing import Any
 from gtvbench.reports import layout, prose, static_charts
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.figures import shorten
+from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.ranking_figures import Diagram, RankMap
-
-_NAMES = {"dsc": "DSC", "hd95_mm": "HD95"}
 
 
 def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book: Book) -> list[dict[str, Any]]:
@@ -23,11 +22,14 @@ def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book
             continue
         parts = []
         for record in own:
-            name = f"{record['metric'].split('_')[0]}-{structures.index(structure)}"
+            name = f"{MEASURES[record['metric']].short}-{structures.index(structure)}"
             parts.append(
                 {
                     "figures": _figures(record, name, book),
-                    "table": layout.ranking_table(record, f"ranking-{name}"),
+                    "tables": [
+                        layout.ranking_table(record, f"ranking-{name}"),
+                        layout.tau_table(record, f"tau-{name}"),
+                    ],
                     "sentence": prose.ranking(record),
                 }
             )
@@ -36,7 +38,7 @@ def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book
 
 
 def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
-    what = f"{record['structure']}, {_NAMES.get(record['metric'], record['metric'])}"
+    what = f"{record['structure']}, {MEASURES[record['metric']].title}"
     scheme = record["schemes"]["mean-then-rank"]
     order = sorted(range(len(record["arms"])), key=lambda k: (scheme["ranks"][k], record["arms"][k]))
     rows = tuple((shorten(record["arms"][k]), tuple(scheme["probability"][k])) for k in order)
@@ -46,15 +48,13 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
     )
     drawn = RankMap(f"ranks-{name}", f"{what}: ranks when other patients are drawn", rows, reading)
     shown = [book.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn))]
-    difference = record["critical_difference"]
-    if difference is not None:
-        arms = tuple((shorten(arm), float(rank)) for arm, rank in difference["mean_ranks"])
-        groups = tuple((first, last) for first, last in difference["cliques"])
-        text = (
-            "Mean rank over patients, 1 best; a bar joins arms that Wilcoxon's test with Holm over all pairs does not "
-            "tell apart."
-        )
-        diagram = Diagram(f"apart-{name}", f"{what}: arms that cannot be told apart", arms, groups, text)
-        draw = partial(static_charts.critical_difference, diagram)
-        shown.append(book.figure(diagram.id, diagram.title, text, draw))
+    place = {arm: k for k, arm in enumerate(sorted(range(len(order)), key=lambda k: (record["mean_ranks"][k], k)))}
+    arms = tuple((shorten(record["arms"][k]), float(record["mean_ranks"][k])) for k in place)
+    groups = tuple((place[clique[0]], place[clique[-1]]) for clique in record["cliques"])
+    text = (
+        "Mean rank over patients, 1 best; a bar joins arms that Wilcoxon's test with Holm over all pairs does not tell "
+        "apart."
+    )
+    diagram = Diagram(f"apart-{name}", f"{what}: arms that cannot be told apart", arms, groups, text)
+    shown.append(book.figure(diagram.id, diagram.title, text, partial(static_charts.critical_difference, diagram)))
     return shown
