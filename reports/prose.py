@@ -18,7 +18,7 @@ from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import order_changes, presence
-from gtvbench.reports.text import counted, finite, listed, number, p_value, percent, redact, signed
+from gtvbench.reports.text import counted, equals, finite, listed, number, percent, redact, signed
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -162,14 +162,15 @@ def ranking(ranked: Mapping[str, Any]) -> str:
     scheme = ranked["schemes"]["mean-then-rank"]
     first = max(range(len(ranked["arms"])), key=lambda k: scheme["probability"][k][0])
     share = percent(scheme["probability"][first][0])
-    text = f"{ranked['arms'][first]} comes first in {share} of the patient resamples when arms are ranked by their mean"
+    name = MEASURES[ranked["metric"]].title
+    text = f"By mean {name}, {ranked['arms'][first]} comes first in {share} of the patient resamples"
     tau = scheme["tau_b"]
     text += f"; Kendall's tau-b with the ranking of all patients: median {number(tau[1], 2)}, 5th percentile "
     text += f"{number(tau[0], 2)}."
     omnibus = ranked["friedman"]
     if omnibus is not None:
         text += f" Friedman: chi-square {number(omnibus['chi2'], 2)} on {omnibus['df']} degrees of freedom, p "
-        text += f"{p_value(omnibus['p'])}, Kendall's W {number(omnibus['kendall_w'], 2)}."
+        text += f"{equals(omnibus['p'])}, Kendall's W {number(omnibus['kendall_w'], 2)}."
     return text
 
 
@@ -227,11 +228,10 @@ def interaction(model: Model | None, metric: str) -> str:
     test = next((t for t in model.tests if " x " in t.term), None)
     if test is None:
         return ""
-    p = p_value(test.p)
     found = "hang on the size of the target" if test.p < LEVEL else "were not shown to hang on the size of the target"
     return (
         f"Differences between arms in {MEASURES[metric].title} {found}: interaction of arm and log volume, Wald "
-        f"chi-square {number(test.chi2, 2)} on {test.df} degrees of freedom, p {p if p.startswith('<') else '= ' + p} "
+        f"chi-square {number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} "
         f"(mixed model, {model.patients} patients, not adjusted)."
     )
 

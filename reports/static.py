@@ -146,6 +146,7 @@ def inline(svg: str, prefix: str) -> str:
     body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r"font-family: [^;\"]*; ?", "", body)  # the page's own font
     for plain, themed in _THEMED.items():
         body = body.replace(plain, themed)
     return body.strip()

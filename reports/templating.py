@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gtvbench.reports.static import case_url
 from gtvbench.reports.text import redact, visible
 
 _HERE = Path(__file__).parent
+_BREAK = re.compile(r"([._-])(?=[^\W\d_])")
 
 
 def script_json(value: Any) -> str:
@@ -35,10 +37,9 @@ def styles() -> Markup:
 
 def _name(text: object) -> Markup:
     """A name as HTML: isolated from the direction of the text around it, with places where a line may break."""
-    broken = escape(visible(str(text)))
-    for mark in (".", "_", "-"):
-        broken = broken.replace(mark, Markup(f"{mark}<wbr>"))
-    return Markup("<bdi>{}</bdi>").format(broken)
+    # Not inside a number: 1.00 and -0.5 stay whole.
+    broken = _BREAK.sub(r"\1<wbr>", str(escape(visible(str(text)))))
+    return Markup("<bdi>{}</bdi>").format(Markup(broken))
 
 
 def _lines(text: object) -> Markup:

@@ -89,6 +89,12 @@ def p_value(value: Any) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
+def equals(value: Any) -> str:
+    """A p value as it stands behind the letter p: = 0.012, or < 0.001."""
+    text = p_value(value)
+    return text if text.startswith("<") else f"= {text}"
+
+
 def percent(value: Any) -> str:
     """A share from 0 to 1 as whole per cent, with one decimal where it would round to 0 or 100 without being it."""
     if not finite(value):

@@ -17,7 +17,7 @@ from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.statistics.paired import holm, smallest_p
 from gtvbench.reports.tables import best_arms, presence
-from gtvbench.reports.text import ABSENT, counted, duration, finite, interval, listed, number, p_value, percent, signed
+from gtvbench.reports.text import ABSENT, counted, duration, equals, finite, interval, listed, number, percent, signed
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,9 @@ def _lead(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, pa
         p, family, pairs = row["p_holm"], "the planned pairs", int(row["family"])
     if finite(row["low"]) and finite(row["high"]):
         numbers += f" (95 % CI {interval(row['low'], row['high'], 3)}"
-        numbers += f"; p {_equals(p)} after Holm over {family})" if finite(p) else ")"
+        numbers += f"; p {equals(p)} after Holm over {family})" if finite(p) else ")"
     reachable = smallest_p(patients) * max(pairs, 1) <= LEVEL
     return [Point("Lead", f"{numbers} over {following}, the next: {_size(row, p, reachable)}.")]
-
-
-def _equals(p: float) -> str:
-    text = p_value(p)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:

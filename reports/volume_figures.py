@@ -97,23 +97,35 @@ def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figur
         ticks = volume_ticks(min(xs), max(xs))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_ylim(span[0] - room, span[1] + room)
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=figure_data.ratio))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         if figure_data.ratio:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{2.0**value:g}")
+            ratios = _ratio_ticks(2 ** (span[0] - room), 2 ** (span[1] + room))
+            axes.set_yticks([math.log2(ratio) for ratio in ratios], [f"{ratio:g}" for ratio in ratios])
         if column:
             axes.set_yticklabels([])
         if index + 2 < len(figure_data.panels):
             axes.set_xticklabels([])
         else:
             axes.set_xlabel(figure_data.x_title, color=INK, fontsize=8.5)
-        axes.text(0, 1.16, shorten(panel.label, 28), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
+        axes.text(0, 1.16, shorten(panel.label, 33), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
         axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, fontsize=7.5, va="bottom")
     figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK, fontsize=8.5)
     return figure
 
 
+def _ratio_ticks(low: float, high: float) -> list[float]:
+    """Up to five ratios around 1 that lie in a range, the finest set that fits."""
+    for ratios in (
+        (0.9, 0.95, 1, 1.05, 1.1), (0.8, 0.9, 1, 1.1, 1.25), (0.5, 0.7, 1, 1.4, 2), (0.25, 0.5, 1, 2, 4),
+        (0.01, 0.1, 1, 10, 100),
+    ):  # fmt: skip
+        if ratios[0] <= low or ratios[-1] >= high:
+            break
+    return [ratio for ratio in ratios if low <= ratio <= high]
+
+
 def volume_ticks(low: float, high: float) -> list[float]:
     """Ticks in mL on a logarithmic axis from `low` to `high`."""
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    steps = (1, 3) if high / low > 8 else (1, 2, 5)
+    steps = (1, 3) if high / low > 8 else (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 8)
     return [step * 10.0**power for power in decades for step in steps if low / 1.2 <= step * 10.0**power <= high * 1.2]

@@ -75,11 +75,14 @@ def _against_volume(
         )
         values = tuple(float(v) if math.isfinite(v) else None for v in table[arm])
         xs = tuple(round(float(ml), 4) for ml in reference)
-        series.append(Series("points", arm, colour, xs, values, marker=marks[arm][1], words=words))
+        name_of = figures.shorten(arm)
         curve = results.trends
         curve = curve[(curve["structure"] == structure) & (curve["metric"] == metric) & (curve["arm"] == arm)]
-        line = tuple(round(float(v), 4) for v in curve["volume_ml"]), tuple(round(float(v), 4) for v in curve["score"])
-        series.append(Series("line", figures.shorten(arm), colour, *line, dash=dash, legend=True))
+        marker, smooth = marks[arm][1], len(curve) > 0
+        series.append(Series("points", name_of, colour, xs, values, marker=marker, words=words, legend=not smooth))
+        if smooth:
+            line = (tuple(round(float(v), 4) for v in curve[column]) for column in ("volume_ml", "score"))
+            series.append(Series("line", name_of, colour, *line, dash=dash, legend=True))
     low, high = float(reference.min()), float(reference.max())
     ticks = tuple((tick, f"{tick:g}") for tick in volume_figures.volume_ticks(low, high))
     span = (math.log10(low / 1.15), math.log10(high * 1.15))
