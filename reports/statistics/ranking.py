@@ -61,7 +61,8 @@ _Scheme = Callable[[Values, Values], Values]
 
 
 def _means(gains: Values, counts: Values) -> Values:
-    return counts @ gains / counts.sum(1, keepdims=True)
+    means: Values = counts @ gains / counts.sum(1, keepdims=True)
+    return means
 
 
 def _medians(gains: Values, counts: Values) -> Values:
@@ -141,7 +142,8 @@ def pairwise_p(table: npt.ArrayLike) -> Values:
 def _aggregate(table: Values, scheme: str) -> Values:
     """A scheme's number for each arm on all patients; test-then-rank uses the exact test here."""
     if scheme != "test-then-rank":
-        return _SCHEMES[scheme](table, np.ones((1, len(table))))[0]
+        whole: Values = _SCHEMES[scheme](table, np.ones((1, len(table))))[0]
+        return whole
     different = pairwise_p(table) < LEVEL
     k = table.shape[1]
     wins = np.zeros(k)

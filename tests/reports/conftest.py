@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -211,6 +213,16 @@ class RunWriter:
 def new_run() -> Callable[..., RunWriter]:
     """The writer's class, for tests that change tables before they are written."""
     return RunWriter
+
+
+@pytest.fixture(scope="session")
+def simulated() -> ModuleType:
+    """tests/reports/simulated.py: scores and run folders with known effects."""
+    spec = spec_from_file_location("simulated", Path(__file__).with_name("simulated.py"))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gtvbench.reports.statistics.agreement import bland_altman, icc
+from gtvbench.reports.statistics.agreement import bland_altman, icc, icc_agreement
 from gtvbench.reports.statistics.intervals import bca_of_means, of_median, resampled_means
+from gtvbench.reports.statistics.mixed import random_intercept
 from gtvbench.reports.statistics.paired import (
     differences_of,
     equivalence_p,
@@ -18,8 +19,16 @@ from gtvbench.reports.statistics.paired import (
     signed_rank,
     smallest_p,
 )
-from gtvbench.reports.statistics.power import detectable_difference, power_of
-from gtvbench.reports.statistics.ranking import SCHEMES, friedman, kendall_tau_b, ranking_of, ranks_of, stability
+from gtvbench.reports.statistics.power import detectable_difference, patients_needed, power_of
+from gtvbench.reports.statistics.ranking import (
+    SCHEMES,
+    friedman,
+    kendall_tau_b,
+    nemenyi_distance,
+    ranking_of,
+    ranks_of,
+    stability,
+)
 
 MAIZE = [6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]
 
@@ -51,6 +60,9 @@ def test_the_signed_rank_of_demsars_table_agrees_with_the_printed_one() -> None:
     assert found.statistic == 6.5 and found.n == 12
     approximate = stats.wilcoxon(differences_of(DEMSAR[:, 0], DEMSAR[:, 1]), method="approx").pvalue
     assert approximate == pytest.approx(0.010757, abs=1e-6)
+    for method, statistic, p in (("zsplit", 12, None), ("pratt", 10.5, 0.010792)):
+        other = stats.wilcoxon(differences_of(DEMSAR[:, 0], DEMSAR[:, 1]), zero_method=method, method="approx")
+        assert other.statistic == statistic and (p is None or other.pvalue == pytest.approx(p, abs=1e-6))
     assert found.p == pytest.approx(approximate, abs=0.004)  # exact given the ties, beside the normal approximation
 
 
@@ -82,6 +94,8 @@ def test_noise_in_the_last_digit_makes_no_ranks() -> None:
     ranks = stats.rankdata(abs(differences_of(one, other)))
     sums = [sum(r for r, s in zip(ranks, f"{k:04b}", strict=True) if s == "1") for k in range(16)]
     assert np.mean(np.array(sums) >= found.positive) == 0.5
+    naive = stats.wilcoxon(one, other, alternative="greater")
+    assert (naive.statistic, naive.pvalue) == (5, 0.5625), "what noise in the last digit would make of it"
 
 
 def test_the_sleep_data_of_r() -> None:
@@ -95,6 +109,12 @@ def test_the_sleep_data_of_r() -> None:
     assert non_inferiority_p(d, 2.5) == pytest.approx(0.0211169, abs=1e-7)
     corrected = stats.wilcoxon(d, correction=True, method="approx").pvalue
     assert corrected == pytest.approx(0.0090907, abs=1e-7)
+    days = np.concatenate([other, one])
+    design = np.stack([np.ones(20), np.repeat([1.0, 0.0], 10)], axis=1)
+    fit = random_intercept(days, design, [*range(10), *range(10)])
+    assert fit.converged and fit.estimates[1] == pytest.approx(1.58)
+    assert fit.errors[1] == pytest.approx(0.3890, abs=5e-5)
+    assert fit.low[1] < 1.58 < fit.high[1]
     assert signed_rank(d).p == pytest.approx(0.00390625)  # nine differences, all of one sign
 
 
@@ -128,8 +148,9 @@ def test_the_bca_interval_is_that_of_r_boot() -> None:
     (found,) = bca_of_means(x, seed=3, resamples=200_000)
     assert found.method == "BCa"
     assert found.low == pytest.approx(32.31, rel=0.005) and found.high == pytest.approx(91.43, rel=0.005)
-    drawn = resampled_means(np.array(x, float)[:, None], 3, 200_000)[:, 0]
-    assert np.quantile(drawn, [0.025, 0.975]) == pytest.approx([28.86, 84.21], rel=0.005)
+    drawn = np.quantile(resampled_means(np.array(x, float)[:, None], 3, 200_000)[:, 0], [0.025, 0.975])
+    assert drawn == pytest.approx([28.86, 84.21], rel=0.005)
+    assert 2 * np.mean(x) - drawn[::-1] == pytest.approx([23.77, 79.12], rel=0.005), "the basic interval"
 
 
 def test_bca_agrees_with_scipy_column_by_column_and_is_repeatable() -> None:
@@ -164,6 +185,8 @@ def test_demsars_table_has_its_friedman_statistic() -> None:
     assert found is not None
     assert found.chi2 == pytest.approx(10.95238, abs=1e-5) and found.p == pytest.approx(0.0119862, abs=1e-7)
     assert found.kendall_w == pytest.approx(10.95238 / (14 * 3), abs=1e-6)
+    assert stats.studentized_range.isf(0.05, 4, np.inf) / np.sqrt(2) == pytest.approx(2.569, abs=5e-4)
+    assert nemenyi_distance(4, 14) == pytest.approx(1.2536, abs=5e-5)
     assert friedman(DEMSAR[:, :2]) is None and friedman(np.ones((5, 4))) is None
 
 
@@ -191,6 +214,7 @@ def test_a_clear_ranking_is_stable_and_a_tie_is_not(scheme: str) -> None:
 
 def test_kendalls_tau_is_that_of_the_documentation() -> None:
     assert kendall_tau_b([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]) == pytest.approx(-0.4714045, abs=1e-7)
+    assert stats.kendalltau([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]).pvalue == pytest.approx(0.2827455, abs=1e-7)
     assert kendall_tau_b([1, 1, 1], [1, 2, 3]) == 0
 
 
@@ -209,6 +233,10 @@ def test_the_judges_of_shrout_and_fleiss() -> None:
     judges = np.array([[9, 6, 8, 7, 10, 6], [2, 1, 4, 1, 5, 2], [5, 3, 6, 2, 6, 4], [8, 2, 8, 6, 9, 7]]).T
     assert icc(judges) == pytest.approx((0.1657, 0.2898, 0.7148), abs=5e-5)
     assert all(np.isnan(icc(np.ones((4, 2)))))
+    # R's psych::ICC prints the interval of ICC2 as .019 to .761.
+    assert icc_agreement(judges) == pytest.approx((0.2898, 0.0188, 0.7611), abs=5e-5)
+    assert icc_agreement(np.array([[1.0, 1], [2, 2], [5, 5]])) == (1, 1, 1)
+    assert np.isnan(icc_agreement(np.ones((4, 2)))[0]) and np.isnan(icc_agreement(judges[:2])[0])
 
 
 def test_superiority_counts_ties_half() -> None:
@@ -224,6 +252,7 @@ def test_power_is_that_of_published_tables() -> None:
     assert power_of(0.0, 1.0, 20) == pytest.approx(0.05)
     assert power_of(0.2, 1.0, 199) == pytest.approx(0.8, abs=2e-3)
     assert all(0 < detectable_difference(1.0, n) < 100 for n in range(2, 12))
+    assert patients_needed(0.1, 0.05) == 34 and patients_needed(1.0, 0.2) == 199, "G*Power 3.1"
     assert detectable_difference(0.0, 5) == 0 and np.isnan(detectable_difference(1.0, 1))
 
 

@@ -59,6 +59,9 @@ def test_the_conventions_for_empty_masks_give_the_documented_values(four_patient
     assert row["present"] == pytest.approx(0.9)
     assert row["empty_is_one"] == pytest.approx(0.7)
     assert row["aggregated"] == pytest.approx(0.894, abs=5e-4)
+    # Mean over defined values, where a false positive scores 0: what a tool that skips NaN would print.
+    defined = four_patients["dsc"].mask(four_patients["status"] == "ref_empty_fp", 0.0).dropna()
+    assert defined.mean() == pytest.approx(0.6)
     assert row["n_complete"] == 2
 
 
