@@ -127,8 +127,8 @@ def density(values: npt.NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
 def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], number_of: int) -> Panel | None:
     """Violins of `metric` for one structure over the cases that have it, or None.
 
-    Failed cases are drawn as crosses: at DSC 0, where they belong, and for distances in a band of their own at the right,
-    because the penalty (diagonal of the grid) would squeeze everything else. `number_of` makes the id.
+    Failed cases are drawn as crosses: at DSC 0, where they belong, and for distances in a band of their own at the
+    right, because the penalty (diagonal of the grid) would squeeze everything else. `number_of` makes the id.
     """
     part = of_scope(wide, PRIMARY_SCOPE)
     part = part[(part["structure"] == structure) & part["present"] & np.isfinite(part[metric])]

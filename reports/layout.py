@@ -212,8 +212,11 @@ def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bo
 
 #: Ways to rank, as their columns are headed.
 SCHEME_NAMES = {
-    "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank", "test-then-rank": "tests won",
-}  # fmt: skip
+    "mean-then-rank": "mean",
+    "median-then-rank": "median",
+    "rank-then-mean": "mean rank",
+    "test-then-rank": "tests won",
+}
 
 
 def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gtvbench.reports.charts import Axis, Chart, Series
@@ -53,13 +54,10 @@ def _draw(axes: Axes, series: Series) -> None:
         return
     marker = MARKERS[series.marker] if series.marker else None
     if series.kind == "points":
-        if not series.cases:
-            axes.plot(x, y, marker, markersize=4, color=series.colour, markeredgecolor=PAPER, markeredgewidth=0.4,
-                      linestyle="none", label=label)  # fmt: skip
-            return
-        # One artist for the crowd; those with a link of their own are drawn one by one.
-        axes.plot(x, y, marker, markersize=4, color=series.colour, markeredgecolor=PAPER, markeredgewidth=0.4,
-                  linestyle="none", label=label)  # fmt: skip
+        axes.plot(
+            x, y, marker=marker, markersize=4, color=series.colour, markeredgecolor=PAPER, markeredgewidth=0.4,
+            linestyle="none", label=label,
+        )  # fmt: skip
         return
     style = "steps-post" if series.kind == "steps" else "default"
     axes.plot(x, y, _LINES[series.dash], marker=marker, markersize=4, color=series.colour, linewidth=1.5,
@@ -101,9 +99,7 @@ def rank_map(figure_data: RankMap) -> Figure:
     return figure
 
 
-def _square(x: float, y: float, share: float):  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Rectangle
-
+def _square(x: float, y: float, share: float) -> Rectangle:
     return Rectangle((x + 0.03, y - 0.26), 0.94, 0.52, facecolor="#0072B2", alpha=max(share, 0.03), linewidth=0)
 
 

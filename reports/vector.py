@@ -64,9 +64,8 @@ def _slim_font() -> str:
     with TTFont(font_manager.findfont(_FONT), recalcTimestamp=False) as font:
         chooser = subset.Subsetter(options)
         # Latin, Greek, punctuation, arrows and operators; anything else falls back to the whole font.
-        chooser.populate(
-            unicodes=[*range(0x20, 0x250), *range(0x370, 0x400), *range(0x2010, 0x2070), *range(0x2190, 0x2300)]
-        )
+        ranges = ((0x20, 0x250), (0x370, 0x400), (0x2010, 0x2070), (0x2190, 0x2300))
+        chooser.populate(unicodes=[code for first, end in ranges for code in range(first, end)])
         chooser.subset(font)
         for record in font["name"].names:
             if record.nameID in (1, 4, 6, 16):

@@ -130,7 +130,7 @@ def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
 
 
 def all_pairs(chosen: pd.DataFrame, metric: str) -> dict[frozenset[str], float]:
-    """Signed-rank p of every pair of arms of one structure after Holm over all of them; untestable pairs are left out."""
+    """Signed-rank p of every pair of arms of one structure, after Holm over all that can be tested."""
     part = chosen[(chosen["metric"] == metric) & np.isfinite(chosen["p"].astype(float))]
     pairs = [frozenset((str(a), str(b))) for a, b in zip(part["one"], part["other"], strict=True)]
     # A pair that was planned both ways counts once.

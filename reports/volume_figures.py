@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gtvbench.reports.figures import shorten
 from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, WIDTH, case_url
@@ -59,58 +61,66 @@ def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figur
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
     figure.patch.set_visible(False)
     xs = [x for panel in figure_data.panels for x, _, _ in panel.points]
-    ends = [y for panel in figure_data.panels for _, y, _ in panel.points]
-    ends += [v for panel in figure_data.panels if panel.limits for v in panel.limits] + [0.0]
-    span = (min(ends), max(ends))
-    room = 0.06 * max(span[1] - span[0], 1e-9)
+    ys = [y for panel in figure_data.panels for _, y, _ in panel.points]
+    ys += [v for panel in figure_data.panels if panel.limits for v in panel.limits] + [0.0]
+    room = 0.06 * max(max(ys) - min(ys), 1e-9)
+    span = (min(ys) - room, max(ys) + room)
     wide = (WIDTH - _GAP - 8 - 14) / 2
     for index, panel in enumerate(figure_data.panels):
         row, column = divmod(index, 2)
         left = _GAP + column * (wide + 14)
         top = (_PANEL + _HEAD + 8) * row + _HEAD
         axes = figure.add_axes((left / WIDTH, 1 - (top + _PANEL) / height, wide / WIDTH, _PANEL / height))
-        axes.patch.set_visible(False)
-        axes.set_axisbelow(True)
-        for side in axes.spines.values():
-            side.set_visible(False)
-        axes.tick_params(length=0, colors=INK, labelsize=8)
-        axes.grid(color=GRID, linewidth=0.8)
-        axes.axhline(0, color=FAINT, linewidth=1)
-        if panel.limits is not None:
-            middle, low, high = panel.limits
-            axes.axhline(middle, color=INK, linewidth=1.2)
-            for limit in (low, high):
-                axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
-        style = {"markersize": 4, "color": panel.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
-        style |= {"linestyle": "none", "marker": MARKERS[panel.marker]}
-        inside, outside = [], []
-        for x, y, case in panel.points:
-            beyond = panel.limits is not None and not panel.limits[1] <= y <= panel.limits[2]
-            (outside if beyond and linked else inside).append((x, y, case))
-        axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
-        for x, y, case in outside:
-            axes.plot([x], [y], **style)[0].set_url(case_url(case))
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(MaxNLocator(1))
-        axes.xaxis.minorticks_off()
-        axes.set_xlim(min(xs) / 1.2, max(xs) * 1.2)
-        ticks = volume_ticks(min(xs), max(xs))
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_ylim(span[0] - room, span[1] + room)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        if figure_data.ratio:
-            ratios = _ratio_ticks(2 ** (span[0] - room), 2 ** (span[1] + room))
-            axes.set_yticks([math.log2(ratio) for ratio in ratios], [f"{ratio:g}" for ratio in ratios])
-        if column:
-            axes.set_yticklabels([])
-        if index + 2 < len(figure_data.panels):
-            axes.set_xticklabels([])
-        else:
-            axes.set_xlabel(figure_data.x_title, color=INK, fontsize=8.5)
-        axes.text(0, 1.16, shorten(panel.label, 33), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
-        axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, fontsize=7.5, va="bottom")
+        _draw_panel(axes, panel, linked)
+        lowest = index + 2 >= len(figure_data.panels)
+        _set_axes(axes, (min(xs), max(xs)), span, figure_data, first=column == 0, lowest=lowest)
     figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK, fontsize=8.5)
     return figure
+
+
+def _draw_panel(axes: Axes, panel: AgreementPanel, linked: bool) -> None:
+    axes.axhline(0, color=FAINT, linewidth=1)
+    if panel.limits is not None:
+        middle, low, high = panel.limits
+        axes.axhline(middle, color=INK, linewidth=1.2)
+        for limit in (low, high):
+            axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
+    style: dict[str, Any] = {"markersize": 4, "color": panel.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
+    style |= {"linestyle": "none", "marker": MARKERS[panel.marker]}
+    limits = panel.limits if linked else None
+    outside = [p for p in panel.points if limits is not None and not limits[1] <= p[1] <= limits[2]]
+    inside = [p for p in panel.points if p not in outside]
+    axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
+    for x, y, case in outside:
+        axes.plot([x], [y], **style)[0].set_url(case_url(case))
+    axes.text(0, 1.16, shorten(panel.label, 33), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
+    axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, fontsize=7.5, va="bottom")
+
+
+def _set_axes(
+    axes: Axes, volumes: tuple[float, float], span: tuple[float, float], figure_data: AgreementFigure, *, first: bool,
+    lowest: bool,
+) -> None:  # fmt: skip
+    axes.patch.set_visible(False)
+    axes.set_axisbelow(True)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(length=0, colors=INK, labelsize=8)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(volumes[0] / 1.2, volumes[1] * 1.2)
+    ticks = volume_ticks(*volumes)
+    axes.set_xticks(ticks, [f"{tick:g}" if lowest else "" for tick in ticks])
+    if lowest:
+        axes.set_xlabel(figure_data.x_title, color=INK, fontsize=8.5)
+    axes.set_ylim(*span)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    if figure_data.ratio:
+        ratios = _ratio_ticks(2 ** span[0], 2 ** span[1])
+        axes.set_yticks([math.log2(ratio) for ratio in ratios], [f"{ratio:g}" for ratio in ratios])
+    if not first:
+        axes.set_yticklabels([])
 
 
 def _ratio_ticks(low: float, high: float) -> list[float]:

@@ -1,4 +1,4 @@
-"""How firm the order of the arms is: shares of ranks when other patients are drawn, and arms that cannot be told apart."""
+"""How firm the order of the arms is: ranks when other patients are drawn, and arms that cannot be told apart."""
 
 from __future__ import annotations
 

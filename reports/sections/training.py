@@ -17,7 +17,7 @@ from gtvbench.reports.text import counted
 def training(run: Run, book: Book) -> list[Shown]:
     """A chart for each trained arm, with every epoch's numbers as its table."""
     colours = figures.styles(run.arms)
-    shown = []
+    shown: list[Shown] = []
     for arm in run.arms:
         if arm.name not in run.epochs:
             continue

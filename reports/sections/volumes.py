@@ -81,8 +81,8 @@ def _against_volume(
         marker, smooth = marks[arm][1], len(curve) > 0
         series.append(Series("points", name_of, colour, xs, values, marker=marker, words=words, legend=not smooth))
         if smooth:
-            line = (tuple(round(float(v), 4) for v in curve[column]) for column in ("volume_ml", "score"))
-            series.append(Series("line", name_of, colour, *line, dash=dash, legend=True))
+            at, score = (tuple(round(float(v), 4) for v in curve[column]) for column in ("volume_ml", "score"))
+            series.append(Series("line", name_of, colour, at, score, dash=dash, legend=True))
     low, high = float(reference.min()), float(reference.max())
     ticks = tuple((tick, f"{tick:g}") for tick in volume_figures.volume_ticks(low, high))
     span = (math.log10(low / 1.15), math.log10(high * 1.15))
