@@ -45,8 +45,12 @@ def build_report(run: Path) -> Path:
     Every file is replaced whole, the page last. Raises StoreError where a table of the run is missing or damaged, or
     the folder cannot be written; the error names the file and the remedy.
     """
-    page, data = render(read_run(run))
-    target = run / "report"
+    return write_report(read_run(run), run / "report")
+
+
+def write_report(run: Run, target: Path) -> Path:
+    """Write index.html and data/* of a run in memory into a folder and return the page's path; StoreError as above."""
+    page, data = render(run)
     try:
         (target / "data").mkdir(parents=True, exist_ok=True)
         for name, text in data.items():
