@@ -43,12 +43,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class Source:
-    """One of the runs that a merged run was made from: its label, provenance and arms (names in the merged run)."""
+    """One of the runs that a merged run was made from; `arms` are those it gave, by their names in the merged run."""
 
     label: str
     provenance: Mapping[str, Any]
     arms: tuple[str, ...]
     devices: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

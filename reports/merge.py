@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from gtvbench.bench.core.digest import digest_json
-from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.errors import StoreError, StudyError, why
 from gtvbench.bench.store import refuse_in_use, write_atomically
 from gtvbench.bench.study import NAME
 from gtvbench.reports.agreement import Candidate, require_agreement
@@ -55,8 +55,16 @@ def build_comparison(folders: Sequence[Path], out: Path | None = None, names: Se
     merged = merge(candidates)
     target = out if out is not None else Path("comparisons") / _safe(merged.name)
     _require_suitable(target, [c.folder for c in candidates])
-    write_atomically(target / RECORD, json.dumps(record(merged), indent=1, ensure_ascii=False) + "\n")
-    return write_report(merged, target / "report")
+    try:
+        write_atomically(target / RECORD, json.dumps(record(merged), indent=1) + "\n")
+        return write_report(merged, target / "report")
+    except StoreError as error:
+        reason = f" ({why(error.__cause__)})" if isinstance(error.__cause__, OSError) else ""
+        raise StoreError(
+            f"the comparison cannot be written{reason}",
+            file=error.file,
+            remedy="make room, or make the folder writable, or choose another with --out; then compare again",
+        ) from error
 
 
 def read_candidates(folders: Sequence[Path], names: Sequence[str] | None = None) -> list[Candidate]:
@@ -199,8 +207,15 @@ def _failures(run: Run, renamed: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _source(candidate: Candidate, renamed: Mapping[str, str]) -> Source:
-    devices = dict.fromkeys(str(arm.device) for arm in candidate.run.arms if arm.device)
-    return Source(candidate.label, candidate.run.provenance, tuple(renamed.values()), tuple(devices))
+    own = [arm for arm in candidate.run.arms if arm.name in renamed]
+    devices = dict.fromkeys(str(arm.device) for arm in own if arm.device)
+    weights = dict.fromkeys(_weights(arm) for arm in own if arm.weights)
+    return Source(candidate.label, candidate.run.provenance, tuple(renamed.values()), tuple(devices), tuple(weights))
+
+
+def _weights(arm: Arm) -> str:
+    digest = str(arm.weights.get("sha256") or "not recorded")[:12]
+    return f"{arm.weights.get('name')}{' (stand-in)' if arm.stand_in else ''}, sha256 {digest}"
 
 
 def _study(first: Run, by_name: Mapping[str, list[_Variant]], arms: Sequence[Arm]) -> dict[str, Any]:
@@ -247,15 +262,16 @@ def _joined(values: Sequence[tuple[str, Any]]) -> Any:
 
 
 def machine(source: Source) -> str:
-    """Versions, hardware and devices of a run in a line."""
+    """Versions, hardware, devices and weights of a run in a line."""
     provenance = source.provenance
     hardware = provenance.get("hardware") or {}
     commit = f", commit {str(provenance['git'])[:12]}" if provenance.get("git") else ""
     devices = f"; ran on {listed(list(source.devices))}" if source.devices else ""
+    weights = f"; weights {'; '.join(source.weights)}" if source.weights else ""
     version, processor = provenance.get("gtvbench") or "unknown", hardware.get("cpu") or "processor not recorded"
     memory, cores = hardware.get("memory_gb") or "?", hardware.get("cores") or "?"
     accelerator = hardware.get("gpu") or "no GPU"
-    return f"gtvbench {version}{commit}; {processor}, {cores} cores, {memory} GB, {accelerator}{devices}"
+    return f"gtvbench {version}{commit}; {processor}, {cores} cores, {memory} GB, {accelerator}{devices}{weights}"
 
 
 def _merged_notice(sources: Sequence[Source]) -> Notice:

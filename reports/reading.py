@@ -128,10 +128,10 @@ def table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def present(path: Path) -> bool:
-    """Whether a file is there; one that may not be seen is not."""
+    """Whether a file is there; one that may not be seen, or whose name no file can have, is not."""
     try:
         return path.is_file()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
