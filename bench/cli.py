@@ -102,8 +102,9 @@ def report(
 ) -> None:
     """Render the report of a run folder again, from its tables alone.
 
-    A requirement is, for example, 'nnunet-box:GTV-T:dsc>=0.8'; metrics: dsc and nsd (mean over patients), hd95 and
-    assd (median, mm); signs: >= <= > <. A method's name stands for its only fusion, and for the mean of its seeds.
+    A requirement is, for example, 'nnunet-box:GTV-T:dsc>=0.8'. Metrics: dsc, nsd
+    (mean over patients), hd95, assd (median, mm); signs: >= <= > <. A method's
+    name stands for its only fusion, without a seed for the mean over its seeds.
 
     Exit codes: 0, 2 bad input, 4 where a requirement does not hold.
     """
@@ -134,8 +135,11 @@ def compare(
 ) -> None:
     """Merge the arms of several runs of one study into one report. The run folders are only read.
 
-    Runs can be compared where they were made from the same data, split and prompts and score in the same way; what
-    differs is named otherwise. Typically: the same study file on two machines, each with its own --methods.
+    Runs can be compared where they were made from the same data, split and
+    prompts, and score in the same way; where not, what differs is named.
+    Typically: one study file on two machines, each with its own --methods.
+
+      bench compare runs/lab-a runs/lab-b --out comparison
 
     Exit codes: 0, 2 bad input or runs that cannot be compared.
     """

@@ -22,7 +22,7 @@ from gtvbench.bench.study import NAME
 from gtvbench.reports.agreement import Candidate, require_agreement
 from gtvbench.reports.contrasts import planned, statistics_of
 from gtvbench.reports.load import Arm, Notice, Run, Source, read_run
-from gtvbench.reports.text import counted, listed
+from gtvbench.reports.text import counted, listed, redact_all
 
 #: Marks a folder that this module may write to again; its content says what was merged.
 RECORD = "comparison.json"
@@ -56,7 +56,7 @@ def build_comparison(folders: Sequence[Path], out: Path | None = None, names: Se
     target = out if out is not None else Path("comparisons") / _safe(merged.name)
     _require_suitable(target, [c.folder for c in candidates])
     try:
-        write_atomically(target / RECORD, json.dumps(record(merged), indent=1) + "\n")
+        write_atomically(target / RECORD, json.dumps(redact_all(record(merged)), indent=1) + "\n")
         return write_report(merged, target / "report")
     except StoreError as error:
         reason = f" ({why(error.__cause__)})" if isinstance(error.__cause__, OSError) else ""

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.errors import DigestError, StoreError, StudyError
+from gtvbench.reports import page
 from gtvbench.reports.agreement import Candidate
 from gtvbench.reports.contrasts import contrasts, statistics_of
 from gtvbench.reports.load import Run
@@ -70,10 +71,10 @@ def scored(arm: str, value: float) -> Callable[[Any], None]:
 def test_the_arms_of_two_runs_are_one_run_and_the_runs_are_only_read(lab: Lab, tmp_path: Path) -> None:
     one, two = lab("lab-a", BOXES), lab("lab-b", ZERO)
     before = [contents(folder) for folder in (one, two)]
-    page = build_comparison([one, two], tmp_path / "out")
+    index = build_comparison([one, two], tmp_path / "out")
     assert [contents(folder) for folder in (one, two)] == before
-    assert page == tmp_path / "out" / "report" / "index.html"
-    text = page.read_text(encoding="utf-8")
+    assert index == tmp_path / "out" / "report" / "index.html"
+    text = index.read_text(encoding="utf-8")
     assert "4 arms compared on 6 test" in " ".join(text.split())
     first = contents(tmp_path / "out")
     assert {"comparison.json", "report/index.html", "report/data/scores.csv"} <= set(first)
@@ -388,14 +389,82 @@ def test_a_folder_that_cannot_be_made_is_said_so(lab: Lab, tmp_path: Path) -> No
 def test_the_default_folder_is_named_for_the_study_and_stays_below_the_current_one(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hostile(writer: Any) -> None:
+    def escaping(writer: Any) -> None:
         writer.study["study"] = "../../etc/<b>"
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    page = build_comparison([lab("lab-a", BOXES, hostile), lab("lab-b", ZERO)])
-    assert page == Path("comparisons/etc-b/report/index.html")
-    assert page.is_file()
+    index = build_comparison([lab("lab-a", BOXES, escaping), lab("lab-b", ZERO)])
+    assert index == Path("comparisons/etc-b/report/index.html")
+    assert index.is_file()
+
+
+@pytest.mark.parametrize("name", ["arms.json", "scores.parquet"])
+def test_a_damaged_run_among_others_is_named(lab: Lab, name: str) -> None:
+    one, two = lab("lab-a", BOXES), lab("lab-b", ZERO)
+    (two / name).write_bytes((two / name).read_bytes()[:50])
+    with pytest.raises(StoreError, match="cannot be read") as caught:
+        read_candidates([one, two])
+    assert caught.value.file == str(two / name)
+
+
+HOSTILE = "<script>alert(1)</script>\"'&\n\u202e"
+
+
+def equal(writer: Any) -> None:
+    writer.scores.loc[writer.scores["status"] == "ok", ["value", "raw"]] = 0.5
+
+
+def all_failed(writer: Any) -> None:
+    for record in writer.arms:
+        writer.fail(record["arm"], writer.cases, "crashed")
+        record |= {"status": "failed", "reason": "6 of 6 cases have no prediction"}
+
+
+def absent(writer: Any) -> None:
+    rows = writer.scores["structure"] == "GTV-N"
+    volumes = writer.scores["metric"].str.contains("volume|tp_")
+    writer.scores.loc[rows, "status"] = "both_empty"
+    writer.scores.loc[rows & ~volumes, ["value", "raw"]] = np.nan
+    writer.scores.loc[rows & volumes, ["value", "raw"]] = 0.0
+
+
+def not_finite(writer: Any) -> None:
+    writer.scores.loc[writer.scores["metric"] == "hd95_mm", ["value", "raw"]] = np.inf
+    writer.scores.loc[writer.scores["metric"] == "nsd", ["value", "raw"]] = np.nan
+
+
+def one_patient(writer: Any) -> None:
+    writer.scores = writer.scores[writer.scores["case"] == writer.cases[0]].reset_index(drop=True)
+    writer.provenance["subsets"]["test"] = writer.cases[:1]
+
+
+def one_arm(writer: Any) -> None:
+    writer.arms = writer.arms[:1]
+    writer.scores = writer.scores[writer.scores["arm"] == writer.arms[0]["arm"]].reset_index(drop=True)
+
+
+def unscored(writer: Any) -> None:
+    writer.scores = writer.scores.iloc[:0]
+
+
+def hostile(writer: Any) -> None:
+    writer.study["study"] = HOSTILE
+    writer.scores["arm"] = writer.scores["arm"].replace({writer.arms[0]["arm"]: HOSTILE})
+    writer.arms[0] |= {"arm": HOSTILE, "reason": HOSTILE, "weights": {"name": HOSTILE, "sha256": HOSTILE}}
+    writer.provenance["hardware"] |= {"cpu": HOSTILE}
+    writer.provenance["scoring"] |= {"tool": HOSTILE}
+
+
+@pytest.mark.parametrize(
+    "change", [equal, all_failed, absent, not_finite, one_patient, one_arm, unscored, hostile], ids=lambda c: c.__name__
+)
+def test_runs_at_the_edge_are_rendered_together(lab: Lab, change: Callable[[Any], None]) -> None:
+    text, data = page.render(merged(lab("lab-a", BOXES, change), lab("lab-b", BOXES, change)))
+    assert text.rstrip().endswith("</html>")
+    assert "alert(1)</script>" not in text
+    assert "\u202e" not in text
+    assert json.loads(data["stats.json"])["schema"] >= 1
 
 
 def test_merging_does_not_depend_on_the_order_of_rows(lab: Lab) -> None:
