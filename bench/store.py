@@ -73,6 +73,26 @@ def publish_folder(part: Path, final: Path) -> None:
         raise StoreError(f"the run folder cannot be written: {why(error)}", file=final) from error
 
 
+def refuse_in_use(folder: Path) -> None:
+    """Raise StoreError where a run is working on a folder: its tables are those of another moment until it ends."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except OSError:
+        return  # no lock was ever taken here, or it is not for us to see
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(
+            "a run is working on this folder; it writes its tables, and the report, when it ends",
+            file=folder,
+            remedy="wait for it to end",
+        ) from error
+    except OSError:
+        return  # a file system without locks
+    finally:
+        os.close(descriptor)
+
+
 class Store:
     """Paths and records of one run folder."""
 

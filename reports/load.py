@@ -1,31 +1,55 @@
 """The tables and records of a run folder, read once and checked, as everything else in this room uses them.
 
-Only files that the runner writes at the top and under arms/ are read; no volume is needed to render a report.
+Only files that the runner writes at the top and under arms/ are read; no volume is needed to render a report. A record
+or the score table that cannot be used is an error; a table that adds detail (prompts, timing, epochs) is left out, and
+a notice says so.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import yaml
 
 from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.store import SCHEMA
+from gtvbench.reports import reading
+from gtvbench.reports.tables import METRICS
 
-SCORE_COLUMNS = (
-    "arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw", "status",
-)  # fmt: skip
+#: Columns of the score table without which there is nothing to report, and those that can do without.
+SCORE_COLUMNS = ("arm", "case", "structure", "scope", "metric", "value", "status")
+LATER_SCORE_COLUMNS = ("method", "fusion", "seed", "patient", "raw")
 TIMING_COLUMNS = ("case", "slice", "stage", "boxes", "seconds")
 EPOCH_COLUMNS = ("epoch", "train_loss", "validation_loss", "seconds")
+PROMPT_COLUMNS = ("case", "slice", "structure")
 
 #: Methods whose mask is the prompt itself: what the box alone gives away.
 BOX_ONLY = ("box-fill", "box-ellipse")
 
-_UNFINISHED = "the run is under way or was interrupted: start the same `bench run` again, it does only what is missing"
+
+@dataclass(frozen=True)
+class Notice:
+    """What the reader must know of the tables before any number; the fields are those of a banner."""
+
+    kind: str
+    label: str
+    text: str
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the runs that a merged run was made from; `arms` are those it gave, by their names in the merged run."""
+
+    label: str
+    provenance: Mapping[str, Any]
+    arms: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,10 @@ class Run:
     prompts: pd.DataFrame | None
     #: Where the files of an arm lie: its name -> (run folder, its name there).
     origins: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
+    #: What the reader must know of the tables, for the banners.
+    notices: tuple[Notice, ...] = ()
+    #: The runs that this one was merged from; none where it is one run.
+    sources: tuple[Source, ...] = ()
 
     @property
     def name(self) -> str:
@@ -156,31 +184,86 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read and check a run folder; StoreError names the file that is missing or damaged, and what to do."""
-    if not folder.is_dir():
-        raise StoreError("there is no such run folder", file=folder, remedy="name a folder that `bench run` has made")
-    records = _read(folder / "arms.json", _json_list)
-    try:
-        arms = tuple(Arm.from_record(record) for record in records)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError("a record of an arm cannot be read", file=folder / "arms.json", remedy=_UNFINISHED) from error
+    reading.require_folder(folder)
+    lines = _schema(folder / "run.json")
+    arms = _arms(folder / "arms.json")
+    scores, remarks = _scores(folder / "scores.parquet", arms)
+    lines += remarks
+    read = _Optional(folder)
+    timing = {arm.name: read.numbers(f"arms/{arm.name}/timing.parquet", TIMING_COLUMNS, _ran(arm)) for arm in arms}
+    trained = {arm.name: arm.trains and _ran(arm) for arm in arms}
+    epochs = {name: read.numbers(f"arms/{name}/fit/epochs.csv", EPOCH_COLUMNS, due) for name, due in trained.items()}
+    prompts = read.table("prompts.parquet", PROMPT_COLUMNS, True)
+    lines += read.lines
+    text = "Not every table of this run folder could be used as it is; what is shown leaves out what these lines name."
     return Run(
-        study=_read(folder / "study.yaml", _yaml_mapping),
-        provenance=_read(folder / "provenance.json", _json_mapping),
+        study=reading.mapping(folder / "study.yaml", reading.StudyShape),
+        provenance=reading.mapping(folder / "provenance.json", reading.ProvenanceShape),
         arms=arms,
-        failures=tuple(_read(folder / "failures.json", _json_list)),
-        scores=_scores(folder / "scores.parquet"),
-        timing=_per_arm(folder, arms, "timing.parquet", pd.read_parquet, TIMING_COLUMNS),
-        epochs=_per_arm(folder, arms, "fit/epochs.csv", pd.read_csv, EPOCH_COLUMNS),
-        prompts=_optional(folder / "prompts.parquet", pd.read_parquet, ("case", "slice", "structure")),
+        failures=tuple(reading.records(folder / "failures.json", reading.AnyShape)),
+        scores=scores,
+        timing={arm: table for arm, table in timing.items() if table is not None and len(table)},
+        epochs={arm: table for arm, table in epochs.items() if table is not None and len(table)},
+        prompts=prompts,
         origins={arm.name: (folder, arm.name) for arm in arms},
+        notices=(Notice("damaged", "Tables missing or damaged", text, tuple(lines)),) if lines else (),
     )
 
 
-def _scores(path: Path) -> pd.DataFrame:
-    table = _frame(path, pd.read_parquet, SCORE_COLUMNS)
-    names = ["arm", "method", "fusion", "case", "patient", "structure", "scope", "metric", "status"]
-    table[names] = table[names].astype(str)
-    table["value"] = pd.to_numeric(table["value"], errors="coerce").astype(float)
+def _ran(arm: Arm) -> bool:
+    return arm.status == "complete"
+
+
+def _schema(path: Path) -> list[str]:
+    """Lines on a run.json of another schema; StoreError where it is newer than this version."""
+    if not reading.present(path):
+        return []
+    try:
+        schema = reading.mapping(path, reading.AnyShape).get("schema")
+    except StoreError:
+        return ["run.json cannot be read: the schema of the run folder is not known"]
+    if not isinstance(schema, int) or schema < SCHEMA:
+        return [f"run.json: the run folder is of an older schema ({schema!r}; this version writes {SCHEMA})"]
+    if schema > SCHEMA:
+        raise StoreError(
+            f"the run folder was written by a newer version of gtvbench (schema {schema}; this version knows {SCHEMA})",
+            file=path,
+            remedy="update gtvbench, or render the report with the version that made the run",
+        )
+    return []
+
+
+def _arms(path: Path) -> tuple[Arm, ...]:
+    arms = tuple(Arm.from_record(record) for record in reading.records(path, reading.ArmShape))
+    names = [arm.name for arm in arms]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StoreError(f"the arm {twice[0]!r} is there twice", file=path, remedy=reading.UNFINISHED)
+    return arms
+
+
+def _scores(path: Path, arms: tuple[Arm, ...]) -> tuple[pd.DataFrame, list[str]]:
+    """The score table, and lines on what an older version did not write or what does not fit arms.json."""
+    table = reading.table(path, SCORE_COLUMNS)
+    lines = []
+    nameless = table[["arm", "case", "structure", "scope", "metric"]].isna().any(axis=1)
+    if nameless.any():
+        raise StoreError(
+            f"{int(nameless.sum())} rows of the score table do not say what they are scores of",
+            file=path,
+            remedy=_SCORE_AGAIN,
+        )
+    lacking = [column for column in LATER_SCORE_COLUMNS if column not in table.columns]
+    if lacking:
+        lines.append(f"scores.parquet lacks the columns {', '.join(lacking)}: it was written by another version")
+    table = _completed(table, arms)
+    unknown = sorted(set(table["arm"]) - {arm.name for arm in arms})
+    if unknown:
+        lines.append(f"scores.parquet has arms that arms.json does not know, left out: {', '.join(unknown)}")
+        table = table[~table["arm"].isin(unknown)].reset_index(drop=True)
+    unmeasured = [metric for metric in METRICS if metric not in set(table["metric"])] if len(table) else []
+    if unmeasured:
+        lines.append(f"scores.parquet has no {', '.join(unmeasured)}: it was written by another version")
     repeated = table.duplicated(["arm", "case", "structure", "scope", "metric"])
     if repeated.any():
         first = table[repeated].iloc[0]
@@ -188,63 +271,64 @@ def _scores(path: Path) -> pd.DataFrame:
             f"{int(repeated.sum())} rows of the score table are there twice, the first of arm {first['arm']!r}",
             case=str(first["case"]),
             file=path,
-            remedy="remove the file and start the same `bench run` again: it scores anew from the predictions",
+            remedy=_SCORE_AGAIN,
         )
+    return table, lines
+
+
+_SCORE_AGAIN = "remove the file and start the same `bench run` again: it scores anew from the predictions"
+
+
+def _completed(table: pd.DataFrame, arms: tuple[Arm, ...]) -> pd.DataFrame:
+    """Names as text, numbers as numbers (one that is infinite cannot be averaged: NaN), absent columns filled in."""
+    names = ["arm", "case", "structure", "scope", "metric", "status"]
+    table = table.astype(dict.fromkeys(names, str))
+    known = {arm.name: arm for arm in arms}
+    for column in ("method", "fusion", "seed"):
+        if column not in table:
+            table[column] = table["arm"].map({name: getattr(arm, column) for name, arm in known.items()})
+    table[["method", "fusion"]] = table[["method", "fusion"]].astype(str)
+    patients = table["patient"] if "patient" in table else table["case"]
+    table["patient"] = patients.where(patients.notna(), table["case"]).astype(str)
+    value = pd.to_numeric(table["value"], errors="coerce").astype(float)
+    table["value"] = value.where(np.isfinite(value))
+    table["raw"] = pd.to_numeric(table["raw"], errors="coerce").astype(float) if "raw" in table else float("nan")
     return table
 
 
-def _per_arm(
-    folder: Path, arms: tuple[Arm, ...], name: str, read: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]
-) -> dict[str, pd.DataFrame]:
-    found = {arm.name: _optional(folder / "arms" / arm.name / name, read, columns) for arm in arms}
-    return {arm: table for arm, table in found.items() if table is not None and len(table)}
+class _Optional:
+    """Reads tables that add detail; `lines` say which of them could not be used, and why."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.lines: list[str] = []
 
-def _optional(path: Path, read: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame | None:
-    return _frame(path, read, columns) if path.is_file() else None
+    def table(self, name: str, columns: tuple[str, ...], due: bool) -> pd.DataFrame | None:
+        """The table, or None; `due` is whether a run always writes it."""
+        path = self._folder / name
+        if not reading.present(path):
+            if due:
+                self.lines.append(f"{name} is missing")
+            return None
+        try:
+            return reading.table(path, columns)
+        except StoreError as error:
+            self.lines.append(f"{name}: {error.message}")
+            return None
 
-
-def _frame(path: Path, read: Callable[[Path], pd.DataFrame], columns: tuple[str, ...]) -> pd.DataFrame:
-    table: pd.DataFrame = _read(path, read)
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise StoreError(
-            f"the table lacks the columns {', '.join(missing)}",
-            file=path,
-            remedy="it was written by another version: start the same `bench run` again with this one",
-        )
-    return table
-
-
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
-    try:
-        return read(path)
-    except FileNotFoundError as error:
-        raise StoreError("the run folder is not complete: a file is missing", file=path, remedy=_UNFINISHED) from error
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame(columns=list(EPOCH_COLUMNS))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise StoreError(
-            f"a file of the run folder cannot be read ({type(error).__name__})", file=path, remedy=_UNFINISHED
-        ) from error
-
-
-def _json_list(path: Path) -> list[Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, list):
-        raise ValueError("a list was expected")
-    return value
-
-
-def _json_mapping(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("a mapping was expected")
-    return value
-
-
-def _yaml_mapping(path: Path) -> dict[str, Any]:
-    value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(value, dict):
-        raise ValueError("a mapping was expected")
-    return value
+    def numbers(self, name: str, columns: tuple[str, ...], due: bool) -> pd.DataFrame | None:
+        """A table whose columns but `case` and `stage` are numbers; rows without a time are left out."""
+        table = self.table(name, columns, due)
+        if table is None:
+            return None
+        for column in columns:
+            if column in ("case", "stage"):
+                table[column] = table[column].fillna("").astype(str)
+            else:
+                table[column] = pd.to_numeric(table[column], errors="coerce")
+        keys = [column for column in ("epoch", "slice", "boxes", "seconds") if column in columns]
+        whole = pd.Series(np.isfinite(table[keys].to_numpy(float)).all(axis=1), index=table.index)
+        if whole.all():
+            return table
+        self.lines.append(f"{name}: rows that are not whole are left out ({int((~whole).sum())} of {len(whole)})")
+        return table[whole].reset_index(drop=True)

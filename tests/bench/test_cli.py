@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import subprocess
@@ -61,6 +62,66 @@ def test_a_run_ends_with_the_reports_path_and_its_report_can_be_made_again(tmp_p
     assert {json.loads(line)["level"] for line in done.stderr.splitlines() if line.startswith("{")} == {"info"}
     assert bench("report", "runs/phantom-demo", cwd=tmp_path).returncode == 0
     assert report.read_bytes() == first
+
+
+SMALL = ["--set", "dataset.patients=3", "--set", "split.counts={train: 1, test: 2}", "--log", "quiet"]
+
+
+def test_runs_of_one_study_with_other_methods_are_compared_and_of_another_seed_are_not(tmp_path: Path) -> None:
+    runs = {
+        "lab-a": ["--methods", "box-fill"],
+        "lab-b": ["--methods", "box-fill,box-ellipse"],
+        "other": ["--methods", "box-ellipse", "--set", "seed=99"],
+    }
+    for folder, arguments in runs.items():
+        assert bench("run", *arguments, "--out", folder, *SMALL, cwd=tmp_path).returncode == 0
+    done = bench("compare", "lab-a", "lab-b", "--out", "both", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "both/report/index.html\n"), done.stderr
+    record = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert [(arm["arm"], arm["run"]) for arm in record["arms"]] == [("box-fill", "lab-a"), ("box-ellipse", "lab-b")]
+    refused = bench("compare", "lab-a", "other", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert "other differs from lab-a in prompts: other boxes in " in refused.stderr
+    assert "file:   lab-a and other" in refused.stderr
+    assert bench("compare", "lab-a", cwd=tmp_path).returncode == 2
+    assert bench("compare", "lab-a", "lab-b", "--names", "x", cwd=tmp_path).returncode == 2
+
+    required = ["--require", "box-fill:GTV-T:dsc>=0.01", "--require", "box-fill:GTV-N:hd95<=0.001"]
+    failed = bench("report", "lab-a", *required, cwd=tmp_path)
+    assert failed.returncode == 4
+    assert "holds box-fill:GTV-T:dsc>=0.01 (mean 0." in failed.stderr
+    assert "FAILS box-fill:GTV-N:hd95<=0.001 (" in failed.stderr
+    assert bench("report", "lab-a", *required[:2], cwd=tmp_path).returncode == 0
+    (tmp_path / "lab-a" / "report" / "index.html").unlink()
+    misspelt = bench("report", "lab-a", "--require", "box-fil:GTV-T:dsc>=0.01", cwd=tmp_path)
+    assert misspelt.returncode == 2
+    assert "did you mean box-fill?" in misspelt.stderr
+    assert not (tmp_path / "lab-a" / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize("command", [["report", "run"], ["compare", "run", "run2"]])
+def test_a_folder_that_a_run_is_working_on_is_left_alone(tmp_path: Path, command: list[str]) -> None:
+    for name in ("run", "run2"):
+        (tmp_path / name).mkdir()
+    with (tmp_path / "run" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = bench(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a run is working on this folder" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_rendering_imports_neither_torch_nor_image_libraries(tmp_path: Path, name: str) -> None:
+    code = (
+        "import sys\nfrom gtvbench.bench.core.errors import BenchError\nfrom gtvbench.bench.cli import app\n"
+        f"try:\n    app(['{name}', 'a', 'b'][: 2 + ('{name}' == 'compare')], standalone_mode=False)\n"
+        "except BenchError:\n    pass\nelse:\n    sys.exit('no error')\n"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('torch', 'SimpleITK', 'nnunetv2')]\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_example_package_adds_a_method_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,7 @@ def test_a_missing_table_is_named_with_its_remedy(run_folder: Path, name: str) -
     assert "bench run" in str(caught.value.remedy)
 
 
-@pytest.mark.parametrize("name", ["study.yaml", "arms.json", "scores.parquet", "arms/box-fill/timing.parquet"])
+@pytest.mark.parametrize("name", ["study.yaml", "arms.json", "scores.parquet"])
 def test_a_damaged_table_is_named_with_its_remedy(run_folder: Path, name: str) -> None:
     (run_folder / name).write_bytes(b"\xff[{")
     with pytest.raises(StoreError, match="cannot be read") as caught:
