@@ -46,6 +46,7 @@ def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]
                 "about real patients.",
             )
         )
+    found += [Banner(n.kind, n.label, n.text, n.names) for n in run.notices]
     found += _about_arms(run)
     found += _incomplete(run)
     found += _too_few(run, wide)
