@@ -27,6 +27,10 @@ from gtvbench.reports.text import ABSENT, listed, number, visible
 
 #: Bytes of pictures (base64) and contours that the report itself carries; every case has a page of its own besides.
 INDEX_BYTES = 4_000_000
+#: Characters of an arm's name that fit beside the strip of slices.
+LONGEST_NAME = 33
+#: Share of white in the colour of a line on a picture: the darkest of the palette would not be seen on grey.
+LIGHTER = 0.35
 
 MISSING = (
     "There are no pictures in this run folder. Start the same `bench run` again: it adds them and repeats nothing."
@@ -44,7 +48,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def case_file(case: str) -> str:
-    """File name of a case's page: its own name where every system takes that, or what is harmless of it and a digest."""
+    """File name of a case's page: its own name where every system takes that, else its harmless part and a digest."""
     if _SAFE.fullmatch(case):
         return f"{case}.html"
     kept = re.sub(r"[^A-Za-z0-9_-]+", "_", case).strip("_")[:40] or "case"
@@ -78,6 +82,7 @@ def viewer_section(run: Run, wide: pd.DataFrame) -> dict[str, Any]:
         if case is None:
             continue
         entry = case.data() if data else _thinned(case)
+        entry["why"] = _roles_in_short(name, found)
         size = len(script_json(entry))
         if size <= room:
             room -= size
@@ -86,7 +91,7 @@ def viewer_section(run: Run, wide: pd.DataFrame) -> dict[str, Any]:
     drawn = {case.name for case in shown}
     return {
         "message": None if any(view.pictures.case(name) for name in order) else view.nothing,
-        "data": Markup(script_json({**view.data(), "cases": data})) if data else None,
+        "data": Markup(script_json({**view.data(), "pages": True, "cases": data})) if data else None,
         "stills": [case.still() for case in shown],
         "embedded": len(shown),
         "cases": len(view.cases),
@@ -114,6 +119,7 @@ def case_pages(run: Run, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
             "data": Markup(script_json({**view.data(), "cases": [case.data()]})) if case else None,
             "stills_shown": [case.still()] if case else [],
             "scores": view.scores_table(name),
+            "facts": _facts(case.pictures) if case else "",
             "reasons": [_reason(reason) for reason in found if reason.case == name],
             "previous": _neighbour(view.cases, place - 1),
             "next": _neighbour(view.cases, place + 1),
@@ -157,7 +163,15 @@ class _View:
         """Names and colours of arms and structures."""
         colours = figures.styles(self.run.arms)
         return {
-            "arms": [{"name": visible(arm), "colour": colours[arm][0]} for arm in self.arms],
+            "arms": [
+                {
+                    "name": visible(arm),
+                    "short": figures.shorten(arm, LONGEST_NAME),
+                    "colour": colours[arm][0],
+                    "line": _lighter(colours[arm][0]),
+                }
+                for arm in self.arms
+            ],
             "structures": [visible(s) for s in self.run.structures],
         }
 
@@ -260,7 +274,8 @@ class _Case:
             "picture": base64.b64encode(pictures.picture(modality, z)).decode(),
             "reference": self._joined(pictures, z),
             "arms": [
-                {"name": arm, "colour": colours[arm][0], "path": _all_paths(self._contours(arm), z)} for arm in best
+                {"name": arm, "colour": _lighter(colours[arm][0]), "path": _all_paths(self._contours(arm), z)}
+                for arm in best
             ],
         }
 
@@ -344,9 +359,22 @@ def _millilitres(volume: float) -> str:
     return "" if volume == 0 else f"{number(volume, 1)} mL" if volume >= 0.05 else "less than 0.1 mL"
 
 
+def _lighter(colour: str) -> str:
+    """A colour (#rrggbb) mixed with white."""
+    parts = (int(colour[k : k + 2], 16) for k in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * LIGHTER):02x}" for part in parts)
+
+
 def _bar_mm(width_mm: float) -> int:
     """Length of a scale bar: the largest of 5, 10, 20, 50 and 100 mm within a third of the picture."""
     return max((mm for mm in (5, 10, 20, 50, 100) if mm <= width_mm / 3), default=5)
+
+
+def _roles_in_short(case: str, found: Sequence[selection.Reason]) -> str:
+    """What a case is shown as, for example "worst 3 times, median once"."""
+    roles = [role for reason in found if reason.case == case for role in reason.roles]
+    counts = ((role, roles.count(role)) for role in selection.ORDER if role in roles)
+    return ", ".join(f"{role} once" if n == 1 else f"{role} {n} times" for role, n in counts)
 
 
 def _reason(reason: selection.Reason) -> dict[str, str]:
@@ -361,6 +389,18 @@ def _reason(reason: selection.Reason) -> dict[str, str]:
         "hd95": number(reason.hd95_mm, 1),
         "status": reason.status,
     }
+
+
+def _facts(pictures: CasePictures) -> str:
+    """Size of the volume and of its pictures as a sentence."""
+    z, y, x = pictures.record["grid"]["shape"]
+    slice_mm, row_mm, column_mm = pictures.spacing
+    height, width = pictures.size
+    return (
+        f"{z} slices of {slice_mm:.3g} mm with {x} \u00d7 {y} voxels of {column_mm:.3g} \u00d7 {row_mm:.3g} mm. "
+        f"The pictures show {width * column_mm:.0f} \u00d7 {height * row_mm:.0f} mm of {len(pictures.slices)} slices "
+        "around reference and prompts."
+    )
 
 
 def _neighbour(cases: Sequence[str], place: int) -> tuple[str, str] | None:

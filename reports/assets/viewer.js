@@ -144,7 +144,7 @@
       let first = null;
       if (state.shown.reference) first = contour(pane, current.reference[k][z], "reference");
       if (state.shown.prediction && arm && arm.paths) {
-        first = contour(pane, arm.paths[k][z], "prediction", all.arms[pane.arm].colour) || first;
+        first = contour(pane, arm.paths[k][z], "prediction", all.arms[pane.arm].line) || first;
       }
       if (first) labelled.push([k, first]);
     }
@@ -217,8 +217,8 @@
     }
     const table = make("table");
     const head = make("tr");
-    ["", "DSC", "HD95 mm", "mL (reference)", "this slice"].forEach(function (text) {
-      const cell = make(text ? "th" : "td", "", text);
+    ["", "DSC", "HD95 mm", "mL (reference)", "this slice"].forEach(function (text, k) {
+      const cell = make(text ? "th" : "td", k === 3 ? "v-volume" : "", text);
       if (text) cell.scope = "col";
       head.append(cell);
     });
@@ -230,7 +230,7 @@
       const title = make("th", "", name);
       title.scope = "row";
       row.append(title, make("td", "", score.dsc || "–"), make("td", "", score.hd95 || "–"));
-      row.append(make("td", "", (score.volume || "–") + " (" + (score.reference || "–") + ")"));
+      row.append(make("td", "v-volume", (score.volume || "–") + " (" + (score.reference || "–") + ")"));
       const own = make("td", "v-own", "–");
       own.dataset.structure = k;
       row.append(own);
@@ -321,7 +321,7 @@
         bars.append(draw("path", { class: "base", d: "M0 16.5h" + count() }));
         const score = arm.scores[k].dsc || "–";
         const spoken = all.arms[number].name + ", " + all.structures[k] + ": " + (arm.slices ? "DSC " + score + ", " + missed + " slices missed, " + extra + " drawn beyond the reference" : arm.note);
-        addRow(all.arms[number].name, badge, bars, spoken, false);
+        addRow(all.arms[number].short, badge, bars, spoken, false);
         if (!arm.slices) strip.lastChild.append(make("span", "v-none", arm.note));
       });
     }
@@ -378,7 +378,7 @@
       box.checked = box.dataset.layer ? state.shown[box.dataset.layer] : !state.off.has(Number(box.dataset.structure));
     });
     root.querySelectorAll("#viewer-views input").forEach((box) => { box.checked = box.value === view().name; });
-    byId("viewer-views").title = view().words;
+    byId("viewer-words").textContent = view().words + ".";
     panes.forEach(paintPane);
     drawStrip();
     tell();
@@ -438,8 +438,11 @@
       const input = option("viewer-views", "radio", one.name, {}, false, () => setView(one.name));
       input.name = "viewer-view";
       input.value = one.name;
-      input.parentElement.title = one.words;
     });
+    const page = byId("viewer-page");
+    page.hidden = !all.pages;
+    page.href = current.page;
+    page.textContent = (current.thinned > 1 ? "One slice in " + current.thinned + " is here; all are on the" : "The") + " page of " + current.name;
     slider.max = String(count() - 1);
     state.slice = current.start;
     slider.value = String(state.slice);
