@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, BenchEr
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.engines import Event, run_arm
+from gtvbench.bench.pictures import PictureSteps
 from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of, publish_case
 from gtvbench.bench.progress import LOGGER, Display
 from gtvbench.bench.scoring import definition, score_case
@@ -52,7 +54,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder)
-        self.computed = dict.fromkeys(("prepare", "fit", "predict", "score", "report"), 0)
+        self.computed = dict.fromkeys(("prepare", "fit", "predict", "score", "pictures", "report"), 0)
         self.failures: list[dict[str, Any]] = []
 
     def execute(self) -> Outcome:
@@ -67,11 +69,13 @@ class Run:
             results.write_json(self.cohort.split.as_dict(), self.folder / "split.json")
             self._prepare()
             self._draw_prompts()
+            self._draw_pictures()
             rows, records = [], []
             for arm in self.arms:
                 arm_rows, record = self._run_arm(arm, lock)
                 rows += arm_rows
                 records.append(record)
+            self.computed["pictures"] = self.pictures.computed if self.pictures is not None else 0
             results.write_scores(self.store, rows)
             results.write_json(records, self.folder / "arms.json")
             results.write_json(self.failures, self.folder / "failures.json")
@@ -124,6 +128,17 @@ class Run:
         }
         rows = [row for prompts in self.prompts.values() for row in prompts.rows()]
         results.write_prompts(self.store, rows)
+
+    def _draw_pictures(self) -> None:
+        self.pictures: PictureSteps | None = None
+        if not self.study.report.pictures:
+            return
+        self.pictures = PictureSteps(self.store, self.cohort.structures, self._record_failure)
+        cases = self.cohort.cases("test")
+        with self.display.phase("Pictures for the report", len(cases)):
+            for case in cases:
+                self.pictures.of_case(self.prepared[case], self.prompts[case])
+                self.display.advance(case)
 
     # ---- arms
 
@@ -249,6 +264,9 @@ class Run:
     def _fail(self, step: str, arm: str, case: str | None, status: str, event: Event) -> None:
         where = f"{arm}, {case}" if case else arm
         LOGGER.error("%s failed (%s): %s", where, status, event["message"])
+        self._record_failure(step, arm, case, status, event)
+
+    def _record_failure(self, step: str, arm: str | None, case: str | None, status: str, event: Event) -> None:
         self.failures.append(
             {
                 "step": step, "arm": arm, "case": case, "status": status,
@@ -265,6 +283,7 @@ class Run:
         fixed = {"arm": arm.name, "method": arm.method, "fusion": arm.fusion, "seed": arm.seed_index, "case": case}
         fixed["patient"] = prepared.patient
         if record is None:
+            self._contours(arm, case, None, status, lambda: None)
             return [fixed | row for row in self._score_rows(None, case, status)]
         if record["digests"] != item["digests"]:
             raise DigestError(f"the prediction of {arm.name} was made from other data, prompts or weights", case=case)
@@ -274,13 +293,20 @@ class Run:
             reference=prepared.reference_digest, prompts=self.prompts[case].digest,
             tolerances=self.study.tolerances(), structures=self.study.structures,
         )  # fmt: skip
+        read = cache(lambda: self._read_prediction(arm, case, record))
         if self.store.record(step, key) is None:
             self.store.forget(step)
-            prediction = self._read_prediction(arm, case, record)
-            write_atomically(path, json.dumps(self._score_rows(prediction, case, None)) + "\n")
+            write_atomically(path, json.dumps(self._score_rows(read(), case, None)) + "\n")
             self.store.finish(step, key, [path])
             self.computed["score"] += 1
+        self._contours(arm, case, record["sha256"], None, read)
         return [fixed | row for row in json.loads(path.read_text())]
+
+    def _contours(
+        self, arm: Arm, case: str, predicted: str | None, status: str | None, read: Callable[[], Any]
+    ) -> None:
+        if self.pictures is not None:
+            self.pictures.of_arm(arm.name, case, predicted, status, read)
 
     def _read_prediction(self, arm: Arm, case: str, record: dict[str, Any]) -> Any:
         path = self.store.prediction(arm.name, case)
@@ -339,7 +365,8 @@ class Run:
         inputs = ("study.yaml", "provenance.json", "arms.json", "failures.json", "split.json")
         files = [self.folder / name for name in (*inputs, "scores.csv", "prompts.parquet")]
         files += [path for arm in self.arms for path in self._arm_tables(arm) if path.exists()]
-        key = step_key("report", version, inputs=[digest_file(path) for path in files])
+        pictures = self.pictures.keys if self.pictures is not None else None
+        key = step_key("report", version, inputs=[digest_file(path) for path in files], pictures=pictures)
         index = self.folder / "report" / "index.html"
         if self.store.record("report", key) is None:
             self.store.forget("report")

@@ -22,6 +22,8 @@ from gtvbench.bench.core.digest import digest_json
 from gtvbench.bench.core.errors import BenchError, StoreError, why
 
 SCHEMA = 1
+#: Form of the files of `Store.pictures` and `Store.contours`; a reader takes no other.
+PICTURES_SCHEMA = 1
 _LOCK_PATIENCE_S = 5.0
 
 
@@ -173,6 +175,14 @@ class Store:
     def prediction(self, arm: str, case: str) -> Path:
         """Predicted label map on the grid of the reference file."""
         return self.arm_folder(arm) / "predictions" / f"{case}.nii.gz"
+
+    def pictures(self, case: str) -> Path:
+        """Pictures of a case for the report: an archive of record.json and <modality>/<slice>.webp."""
+        return self.folder / "pictures" / f"{case}.zip"
+
+    def contours(self, arm: str, case: str) -> Path:
+        """Contours of a prediction for the report, in the frame of the case's pictures."""
+        return self.arm_folder(arm) / "contours" / f"{case}.json"
 
     def record(self, step: str, key: str) -> dict[str, Any] | None:
         """The record of a finished step, or None where it is missing, of another key, or its outputs are not whole."""

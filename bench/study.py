@@ -114,6 +114,12 @@ class StatisticsOptions(_Model):
         return float(found.get(structure or "", default) if isinstance(found, dict) else found)
 
 
+class ReportOptions(_Model):
+    """Whether the test cases' slices are kept as pictures for the report's case viewer."""
+
+    pictures: bool = True
+
+
 class TimingOptions(_Model):
     """A case that takes longer than `case_timeout_s` to predict is stopped and counts as `timeout` (None: no limit)."""
 
@@ -163,6 +169,7 @@ class Study(_Model):
     scoring: ScoringOptions = ScoringOptions()
     statistics: StatisticsOptions = StatisticsOptions()
     timing: TimingOptions = TimingOptions()
+    report: ReportOptions = ReportOptions()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     output: Path = Path("runs")
 

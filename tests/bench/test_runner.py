@@ -49,9 +49,9 @@ def test_a_finished_run_computes_nothing_again(execute: Execute) -> None:
 def test_only_what_a_change_touches_is_computed_again(execute: Execute) -> None:
     execute(BOTH)
     outcome, _ = execute(BOTH, scoring={"nsd-tolerance-mm": 3.0})
-    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 0, "score": 4, "report": 1}
+    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 0, "score": 4, "pictures": 0, "report": 1}
     outcome, _ = execute(BOTH, scoring={"nsd-tolerance-mm": 3.0}, prompts={"policy": "tight"})
-    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 4, "score": 4, "report": 1}
+    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 4, "score": 4, "pictures": 6, "report": 1}
 
 
 def test_a_prediction_that_was_tampered_with_is_not_scored(execute: Execute) -> None:
@@ -156,5 +156,5 @@ def test_an_unwhole_prediction_is_made_again(execute: Execute) -> None:
     path.write_bytes(path.read_bytes()[:100])
     shutil.rmtree(run.folder / "cases" / run.cohort.cases("test")[1])
     outcome, run = execute(["box-fill"])
-    assert outcome.computed == {"prepare": 1, "fit": 0, "predict": 1, "score": 0, "report": 1}
+    assert outcome.computed == {"prepare": 1, "fit": 0, "predict": 1, "score": 0, "pictures": 0, "report": 1}
     pd.testing.assert_frame_equal(scores(run.folder), before)
