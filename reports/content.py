@@ -31,7 +31,6 @@ def content(run: Run, book: Book) -> dict[str, Any]:
     volume = summary[summary["scope"] == tables.PRIMARY_SCOPE]
     results = analyse(run, wide)
     stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
-    linked = False
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     metrics = results.options.primary_metrics
     status = book.frame("status", results.status)
@@ -54,13 +53,13 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "arms": layout.arms_table(run),
         "status": layout.status_table(status),
         "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
-        "violins": distributions(run, wide, metrics, book, linked=linked),
+        "violins": distributions(run, wide, metrics, book),
         "differences": difference_section.differences(results, book),
         "resamples": results.options.resamples,
         "margins": prose.margins(results.options, run.structures),
         "ranking": ranking(ranked, run.structures, book),
         "volumes": volume_section.volumes(run, wide, results, book),
-        "agreement": volume_section.agreement(run, results, book, linked=linked),
+        "agreement": volume_section.agreement(run, results, book),
         "profiles": profiles(run, results, book),
         "repetitions": _repetitions(results),
         "models": [

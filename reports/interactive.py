@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from gtvbench.reports.addresses import case_link
 from gtvbench.reports.figures import BOTTOM, HALF, SINK, TOP, Panel, Row
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -110,7 +111,7 @@ def _row_traces(row: Row, middle: float) -> list[dict[str, Any]]:
                 "type": "scatter", "mode": "markers", "cliponaxis": False, "hoverinfo": "text", "marker": marker,
                 "x": [p.x for p in points], "y": [round(centre + p.offset, 4) for p in points],
                 "hovertext": [f"{html.escape(row.label)}<br>{html.escape(p.words)}" for p in points],
-                "customdata": [p.case for p in points],
+                "customdata": [case_link(p.case) for p in points],
             }
         )  # fmt: skip
     return traces

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from gtvbench.reports.addresses import case_link
 from gtvbench.reports.charts import Axis, Chart, Series
 from gtvbench.reports.interactive import base_layout, clear
 
@@ -90,5 +91,5 @@ def _traces(series: Series) -> list[dict[str, Any]]:
     else:
         trace["hoverinfo"] = "skip"
     if series.cases:
-        trace["customdata"] = list(series.cases)
+        trace["customdata"] = [case_link(case) for case in series.cases]
     return [trace]

@@ -17,13 +17,17 @@ from gtvbench.bench.core.errors import StoreError
 from gtvbench.reports.book import Book
 from gtvbench.reports.content import content
 from gtvbench.reports.load import Run, read_run
+from gtvbench.reports.tables import wide_scores
 from gtvbench.reports.templating import environment, script_json
+from gtvbench.reports.viewer import INDEX_BYTES, case_pages, viewer_section
 
 #: Raised when the same tables give another page, so that finished runs are rendered again.
 REPORT_VERSION = 4
 
 #: Above this size the page goes without interactive figures: the static ones carry the result.
 MAX_BYTES = 10_000_000
+#: Kept free for the viewer's static pictures and its scripts.
+_STILLS_BYTES = 400_000
 
 
 def report_version() -> int:
@@ -46,6 +50,8 @@ def write_report(run: Run, target: Path) -> Path:
     try:
         for name, held in data.items():
             _replace(target / "data" / name, held)
+        for name, text in case_pages(run, wide_scores(run.scores)):
+            _replace(target / "cases" / name, text)
         _replace(target / "index.html", page)
     except OSError as error:
         raise StoreError(
@@ -61,13 +67,19 @@ def render(run: Run) -> tuple[str, dict[str, str | bytes]]:
     book = Book()
     context = content(run, book)
     template = environment().get_template("report.html.j2")
-    plotly: dict[str, Any] = {"figures": None, "plotly": None}
+    plotly: dict[str, Any] = {}
     if book.specifications:
         plotly = {"figures": Markup(script_json(book.specifications)), "plotly": Markup(get_plotlyjs())}
-    page = template.render({**context, **plotly})
-    if len(page.encode(errors="backslashreplace")) > MAX_BYTES:
-        page = template.render({**context, "figures": None, "plotly": None})
-    return page, book.files
+    bare = len(_encoded(template.render({**context, **plotly})))
+    if bare > MAX_BYTES:
+        plotly, bare = {}, len(_encoded(template.render(context)))
+    room = min(INDEX_BYTES, MAX_BYTES - bare - _STILLS_BYTES)
+    viewer = viewer_section(run, wide_scores(run.scores), max(room, 0))
+    return template.render({**context, **plotly, "viewer": viewer}), book.files
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
 
 
 def _replace(path: Path, held: str | bytes) -> None:
@@ -75,7 +87,7 @@ def _replace(path: Path, held: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        part.write_bytes(held if isinstance(held, bytes) else held.encode(errors="backslashreplace"))
+        part.write_bytes(held if isinstance(held, bytes) else _encoded(held))
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import re
 from typing import Any
-from urllib.parse import quote
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from gtvbench.reports.addresses import case_link
 from gtvbench.reports.figures import BOTTOM, HALF, SINK, TOP, Forest, Panel, Point, Row
 from gtvbench.reports.text import duration
 
@@ -24,18 +24,13 @@ MARKERS = {"circle": "o", "square": "s", "triangle-up": "^"}
 WIDTH = 360
 
 
-def case_url(case: str) -> str:
-    """Address of a case's own page, relative to the report's."""
-    return f"cases/{quote(case)}.html"
-
-
-def violins(panel: Panel, *, linked: bool = False) -> Figure:
-    """A violin panel; where cases have pages (`linked`), outliers link to theirs."""
+def violins(panel: Panel) -> Figure:
+    """A violin panel; outliers link to the page of their case."""
     figure, axes = new_canvas(panel.height, left=10, right=10, top=TOP, bottom=BOTTOM)
     if panel.gutter is not None:
         axes.axvspan(panel.gutter, panel.end, color=GRID, alpha=0.45, linewidth=0, zorder=0)
     for index, row in enumerate(panel.rows):
-        _draw_row(axes, row, index, linked)
+        _draw_row(axes, row, index)
     axes.set_xlim(-0.02 * panel.end, 1.02 * panel.end)
     axes.set_ylim(0.5 - len(panel.rows), 0.5)
     axes.set_yticks([])
@@ -87,7 +82,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _draw_row(axes: Axes, row: Row, index: int, linked: bool) -> None:
+def _draw_row(axes: Axes, row: Row, index: int) -> None:
     centre = -index - SINK
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
     place["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
@@ -104,13 +99,13 @@ def _draw_row(axes: Axes, row: Row, index: int, linked: bool) -> None:
     axes.plot([median, median], [centre - 0.14, centre + 0.14], color=INK, linewidth=2)
     if row.mean is not None:
         axes.plot([row.mean], [centre], "D", markersize=5, color=PAPER, markeredgecolor=INK, clip_on=False)
-    alone = [p for p in row.points if p.outlier and linked]
+    alone = [p for p in row.points if p.outlier]
     for failed in (False, True):
         crowd = [p for p in row.points if p.failed == failed and p not in alone]
         if crowd:
             _marks(axes, row, crowd, centre, failed)
     for point in alone:
-        _marks(axes, row, [point], centre, point.failed, case_url(point.case))
+        _marks(axes, row, [point], centre, point.failed, case_link(point.case))
 
 
 def _marks(axes: Axes, row: Row, points: list[Point], centre: float, failed: bool, url: str | None = None) -> None:

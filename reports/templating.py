@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from gtvbench.reports.static import case_url
+from gtvbench.reports.addresses import case_link
 from gtvbench.reports.text import redact, visible
 
 _HERE = Path(__file__).parent
@@ -62,6 +62,6 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    found.filters.update(name=_name, lines=_lines, redact=redact, case_url=case_url)
+    found.filters.update(name=_name, lines=_lines, redact=redact, case_link=case_link)
     found.globals.update(css=styles(), script=asset("report.js"))
     return found

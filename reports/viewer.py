@@ -6,12 +6,8 @@ Templates get words and escaped JSON; pictures travel inside the page as base64,
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,10 +15,12 @@ from markupsafe import Markup
 
 from gtvbench.bench.core.fusion import CT_LEVEL_HU, CT_WIDTH_HU, FUSIONS, MODALITIES, MR_PERCENTILE, PET_RANGE_SUV
 from gtvbench.reports import figures, selection
+from gtvbench.reports.addresses import case_file, case_link
 from gtvbench.reports.layout import Cell, Table
 from gtvbench.reports.load import Run
 from gtvbench.reports.pictures import CasePictures, Contours, Pictures, read_pictures
 from gtvbench.reports.tables import PRIMARY_SCOPE, of_scope
+from gtvbench.reports.templating import asset, environment, script_json
 from gtvbench.reports.text import ABSENT, listed, number, visible
 
 #: Bytes of pictures (base64) and contours that the report itself carries; every case has a page of its own besides.
@@ -43,39 +41,18 @@ _WINDOWS = {
     "T1w": f"T1w, 0 to the {MR_PERCENTILE:g}th percentile of the volume",
     "T2w": f"T2w, 0 to the {MR_PERCENTILE:g}th percentile of the volume",
 }
-_ASSETS = Path(__file__).parent / "assets"
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def case_file(case: str) -> str:
-    """File name of a case's page: its own name where every system takes that, else its harmless part and a digest."""
-    if _SAFE.fullmatch(case):
-        return f"{case}.html"
-    kept = re.sub(r"[^A-Za-z0-9_-]+", "_", case).strip("_")[:40] or "case"
-    return f"{kept}-{hashlib.sha256(case.encode(errors='backslashreplace')).hexdigest()[:10]}.html"
-
-
-def case_link(case: str) -> str:
-    """Address of a case's page as seen from report/index.html."""
-    return f"cases/{case_file(case)}"
-
-
-def script_json(value: Any) -> str:
-    """JSON that is safe inside a script element: no `<`, `>` or `&`, and no NaN."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def viewer_section(run: Run, wide: pd.DataFrame) -> dict[str, Any]:
+def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dict[str, Any]:
     """Context of viewer.html.j2: `message` where there is nothing to show, else the chosen cases' data and figures.
 
-    Cases are embedded whole, in the order of `selection.chosen`, as long as INDEX_BYTES has room; the others are
+    Cases are embedded whole, in the order of `selection.chosen`, as long as there is `room` (bytes); the others are
     linked. `wide` is `tables.wide_scores(run.scores)`.
     """
     view = _View.of(run, wide)
     found = selection.reasons(wide, view.arms, run.structures)
     order = selection.chosen(found)
-    data, room = [], INDEX_BYTES
+    data: list[dict[str, Any]] = []
     shown: list[_Case] = []
     for name in order:
         case = view.case(name)
@@ -98,18 +75,15 @@ def viewer_section(run: Run, wide: pd.DataFrame) -> dict[str, Any]:
         "rest": [(name, case_link(name)) for name in view.cases if name not in drawn],
         "rule": selection.RULE,
         "reasons": [_reason(reason) for reason in found],
-        "css": Markup(_asset("viewer.css")),
-        "script": Markup(_asset("viewer.js")),
+        "script": asset("viewer.js"),
     }
 
 
 def case_pages(run: Run, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """(file name, HTML) of the page of every test case, one at a time."""
-    from gtvbench.reports.page import _environment
-
     view = _View.of(run, wide)
     found = selection.reasons(wide, view.arms, run.structures)
-    template = _environment().get_template("case.html.j2")
+    template = environment().get_template("case.html.j2")
     for place, name in enumerate(view.cases):
         case = view.case(name)
         context = {
@@ -124,8 +98,7 @@ def case_pages(run: Run, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
             "previous": _neighbour(view.cases, place - 1),
             "next": _neighbour(view.cases, place + 1),
             "all": [(other, case_file(other)) for other in view.cases],
-            "viewer_css": Markup(_asset("viewer.css")),
-            "viewer_script": Markup(_asset("viewer.js")),
+            "viewer_script": asset("viewer.js"),
         }
         yield case_file(name), template.render(context)
 
@@ -405,7 +378,3 @@ def _facts(pictures: CasePictures) -> str:
 
 def _neighbour(cases: Sequence[str], place: int) -> tuple[str, str] | None:
     return (cases[place], case_file(cases[place])) if 0 <= place < len(cases) else None
-
-
-def _asset(name: str) -> str:
-    return (_ASSETS / name).read_text(encoding="utf-8")

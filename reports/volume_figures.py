@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from gtvbench.reports.addresses import case_link
 from gtvbench.reports.figures import shorten
-from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, WIDTH, case_url
+from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, WIDTH
 
 _PANEL, _HEAD, _FOOT, _GAP = 96, 24, 34, 40
 
@@ -55,8 +56,8 @@ class AgreementFigure:
         return self.rows * (_PANEL + _HEAD + 8) + _FOOT
 
 
-def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figure:
-    """Draw the panels; cases outside the limits link to their page where `linked`."""
+def bland_altman(figure_data: AgreementFigure) -> Figure:
+    """Draw the panels; cases outside the limits link to their page."""
     height = figure_data.height
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
     figure.patch.set_visible(False)
@@ -71,14 +72,14 @@ def bland_altman(figure_data: AgreementFigure, *, linked: bool = False) -> Figur
         left = _GAP + column * (wide + 14)
         top = (_PANEL + _HEAD + 8) * row + _HEAD
         axes = figure.add_axes((left / WIDTH, 1 - (top + _PANEL) / height, wide / WIDTH, _PANEL / height))
-        _draw_panel(axes, panel, linked)
+        _draw_panel(axes, panel)
         lowest = index + 2 >= len(figure_data.panels)
         _set_axes(axes, (min(xs), max(xs)), span, figure_data, first=column == 0, lowest=lowest)
     figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK, fontsize=8.5)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: AgreementPanel, linked: bool) -> None:
+def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
     axes.axhline(0, color=FAINT, linewidth=1)
     if panel.limits is not None:
         middle, low, high = panel.limits
@@ -87,12 +88,12 @@ def _draw_panel(axes: Axes, panel: AgreementPanel, linked: bool) -> None:
             axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
     style: dict[str, Any] = {"markersize": 4, "color": panel.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
     style |= {"linestyle": "none", "marker": MARKERS[panel.marker]}
-    limits = panel.limits if linked else None
+    limits = panel.limits
     outside = [p for p in panel.points if limits is not None and not limits[1] <= p[1] <= limits[2]]
     inside = [p for p in panel.points if p not in outside]
     axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
     for x, y, case in outside:
-        axes.plot([x], [y], **style)[0].set_url(case_url(case))
+        axes.plot([x], [y], **style)[0].set_url(case_link(case))
     axes.text(0, 1.16, shorten(panel.label, 33), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
     axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, fontsize=7.5, va="bottom")
 

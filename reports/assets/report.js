@@ -44,7 +44,7 @@
       element.on("plotly_unhover", function () { thread(element, null); });
       element.on("plotly_click", function (event) {
         const name = event.points[0].customdata;
-        if (name && root.dataset.cases) location.href = "cases/" + encodeURIComponent(name) + ".html";
+        if (name) location.href = name;
       });
       window.dispatchEvent(new Event("resize")); // it was measured while the static figure was still in its place
     }).catch(function () { element.parentElement.classList.remove("drawn"); });

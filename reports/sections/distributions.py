@@ -13,8 +13,8 @@ from gtvbench.reports.load import Run
 from gtvbench.reports.measures import MEASURES
 
 
-def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Book, *, linked: bool) -> list[Shown]:
-    """Violin panels with the values of every case as their table; `linked`: cases have pages of their own."""
+def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Book) -> list[Shown]:
+    """Violin panels with the values of every case as their table."""
     shown: list[Shown] = []
     arms = run.scored_arms
     for structure in run.structures:
@@ -31,7 +31,7 @@ def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Bo
                     panel.id,
                     panel.title,
                     figures.panel_reading(panel),
-                    partial(static.violins, panel, linked=linked),
+                    partial(static.violins, panel),
                     interactive.violins(panel),
                     table,
                 )

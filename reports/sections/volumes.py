@@ -100,7 +100,7 @@ def _against_volume(
     )  # fmt: skip
 
 
-def agreement(run: Run, results: Results, book: Book, *, linked: bool) -> list[dict[str, Any]]:
+def agreement(run: Run, results: Results, book: Book) -> list[dict[str, Any]]:
     """Bland-Altman figures of each structure in mL and as ratio, with their table."""
     found = []
     for index, structure in enumerate(run.structures):
@@ -108,10 +108,7 @@ def agreement(run: Run, results: Results, book: Book, *, linked: bool) -> list[d
         limits = results.agreement[results.agreement["structure"] == structure]
         if points.empty:
             continue
-        shown = [
-            _bland_altman(run, points, limits, structure, index, book, ratio=ratio, linked=linked)
-            for ratio in (False, True)
-        ]
+        shown = [_bland_altman(run, points, limits, structure, index, book, ratio=ratio) for ratio in (False, True)]
         table = layout.agreement_table(limits, structure, f"agreement-{index}")
         found.append({"structure": structure, "figures": [f for f in shown if f is not None], "table": table})
     return found
@@ -119,7 +116,6 @@ def agreement(run: Run, results: Results, book: Book, *, linked: bool) -> list[d
 
 def _bland_altman(
     run: Run, points: pd.DataFrame, limits: pd.DataFrame, structure: str, index: int, book: Book, *, ratio: bool,
-    linked: bool,
 ) -> Shown | None:  # fmt: skip
     styles = figures.styles(run.scored_arms)
     cases = run.scores.groupby("patient")["case"].unique()
@@ -159,5 +155,5 @@ def _bland_altman(
         "mean of both volumes in mL", "predicted / reference" if ratio else "predicted − reference, mL",
         tuple(panels), ratio,
     )  # fmt: skip
-    draw = partial(volume_figures.bland_altman, figure, linked=linked)
+    draw = partial(volume_figures.bland_altman, figure)
     return book.figure(figure.id, figure.title, figure.reading, draw)
