@@ -91,7 +91,7 @@ def analyse(run: Run, wide: pd.DataFrame) -> Results:
 def as_json(results: Results) -> dict[str, Any]:
     """Content of stats.json: plain lists, mappings, texts and numbers; a number that does not exist is None."""
     options = results.options
-    planned = results.contrasts[results.contrasts["planned"]]
+    planned = results.contrasts[results.contrasts["planned"].astype(bool)]  # an empty table has no dtype
     content = {
         "schema": SCHEMA,
         "seed": contrasts.SEED,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 Values = npt.NDArray[np.float64]
 
@@ -105,12 +105,12 @@ def _bca(drawn: Values, estimate: float, acceleration: float, confidence: float,
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     # Each patient drawn once gives the estimate in untied data too: n! / n^n of the resamples.
     tied = up_to - below - math.exp(math.lgamma(n + 1) - n * math.log(n)) > MAX_TIES
-    bias = stats.norm.ppf((below + up_to) / 2)  # half of the ties
-    z = bias + stats.norm.ppf(tails)
+    bias = special.ndtri((below + up_to) / 2)  # half of the ties
+    z = bias + special.ndtri(tails)
     stretch = 1 - acceleration * z
     if tied or not np.isfinite(bias) or (stretch <= 0).any():
         return Interval(*_quantiles(drawn, tails), "percentile (tied data)")
-    return Interval(*_quantiles(drawn, stats.norm.cdf(bias + z / stretch)), "BCa")
+    return Interval(*_quantiles(drawn, special.ndtr(bias + z / stretch)), "BCa")
 
 
 def _quantiles(ordered: Values, shares: Values) -> tuple[float, float]:

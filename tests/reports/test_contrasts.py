@@ -147,33 +147,3 @@ def test_the_numbers_travel_as_json_without_nan(tmp_path: Path, new_run: Callabl
     assert all(row["p"] is None for row in record["contrasts"])
     ranked = record["rankings"][0]
     assert len(ranked["schemes"]["mean-then-rank"]["probability"]) == len(ranked["arms"]) == 6
-
-
-def simulated(rng: np.random.Generator, patients: int = 12) -> pd.DataFrame:
-    """Six arms that differ by noise alone, with a patient effect that they share."""
-    base = rng.beta(6, 2, size=(patients, 1))
-    values = np.clip(base + rng.normal(0, 0.05, size=(patients, 6)), 0, 1)
-    names = [one.name for one in SIX]
-    rows = [
-        {"arm": names[k], "case": f"p{i}", "patient": f"p{i}", "structure": "GTV", "scope": "volume", "metric": metric,
-         "value": sign * values[i, k], "raw": 0.0, "status": "ok"}
-        for metric, sign in (("dsc", 1), ("hd95_mm", -1), ("reference_volume_ml", 1))
-        for i in range(patients) for k in range(6)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.slow
-def test_without_any_effect_a_family_rejects_no_more_often_than_it_says() -> None:
-    """2,000 tables; the share with any adjusted p below .05 in a family is at most .065 (3 SE above .05)."""
-    rng = np.random.default_rng(11)
-
-    class Simulated:
-        scored_arms, structures, study = SIX, ("GTV",), {"statistics": {"resamples": 1000}}
-
-    rejected = {"dsc": 0, "hd95_mm": 0}
-    for _ in range(2000):
-        table = contrasts(Simulated(), wide_scores(simulated(rng)))  # type: ignore[arg-type]
-        for metric in rejected:
-            rejected[metric] += bool((table.loc[table["metric"] == metric, "p_holm"] < 0.05).any())
-    assert max(rejected.values()) / 2000 <= 0.065, rejected

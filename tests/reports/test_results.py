@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.errors import StoreError
+from gtvbench.reports.descriptions import repetitions
 from gtvbench.reports.load import read_run
+from gtvbench.reports.models import models
 from gtvbench.reports.results import Results, analyse, as_json
+from gtvbench.reports.statistics.ranking import kendall_tau_b
 from gtvbench.reports.tables import wide_scores
+from gtvbench.reports.volumes import agreement, paired_volumes, subgroups
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "stats-json.md"
 QUICK = {"resamples": 1000}
@@ -35,12 +39,13 @@ def known(simulated: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_the_true_order_is_found_under_every_scheme(known: Results, simulated: Any) -> None:
     truth = sorted(simulated.EFFECTS, key=lambda arm: -simulated.EFFECTS[arm])
     for record in known.rankings:
-        for scheme in ("median-then-rank", "rank-then-mean"):
-            held = record["schemes"][scheme]
-            found = [record["arms"][k] for k in np.argsort(held["ranks"])]
-            assert found == truth, (record["structure"], record["metric"], scheme)
-            best = record["arms"].index(BEST)
-            assert held["probability"][best][0] > 0.9 and held["tau_b"][1] > 0.9
+        ranks = {name: pd.Series(held["ranks"], record["arms"])[truth] for name, held in record["schemes"].items()}
+        what = (record["structure"], record["metric"], ranks)
+        assert ranks["rank-then-mean"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8], what
+        assert ranks["test-then-rank"].is_monotonic_increasing, what
+        assert kendall_tau_b(ranks["median-then-rank"], range(8)) > 0.9, what
+        held = record["schemes"]["rank-then-mean"]
+        assert held["probability"][record["arms"].index(BEST)][0] > 0.9 and held["tau_b"][1] > 0.9
         assert record["friedman"]["p"] < 1e-10
     means = known.summary[(known.summary["metric"] == "dsc") & (known.summary["structure"] == "GTV-T")]
     assert means.sort_values("mean", ascending=False)["arm"].tolist() == truth
@@ -107,12 +112,13 @@ def test_an_interaction_with_volume_is_found_where_there_is_one(simulated: Any, 
         folder = simulated.write_simulated_run(
             tmp_path / name, 60, structures=("GTV",), scores=table, statistics={**QUICK, "primary-metrics": ["dsc"]}
         )
-        found = analysed(folder)
-        model = found.model("dsc", "GTV")
-        assert model is not None
+        run = read_run(folder)
+        wide = wide_scores(run.scores)
+        _, model = models(run, wide)
+        assert model.by_volume and model.tests[-1].term == "method x log V_ref"
         ps[name] = model.tests[-1].p
     assert ps["with"] < 1e-4 and ps["without"] > 0.05
-    thirds = found.subgroups
+    thirds = subgroups(run, wide)
     assert set(thirds["third"]) == {"small", "middle", "large"} and thirds.groupby("arm")["n"].sum().eq(60).all()
 
 
@@ -121,19 +127,21 @@ def test_an_empty_prediction_counts_in_millilitres_and_not_in_the_ratio(simulate
     gone = (scores["arm"] == BEST) & scores["case"].isin(["SIM-001", "SIM-002"]) & (scores["structure"] == "GTV-T")
     scores.loc[gone, "status"] = "crashed"
     scores.loc[gone & (scores["metric"] == "volume_ml"), "value"] = np.nan
-    found = analysed(simulated.write_simulated_run(tmp_path / "run", 30, scores=scores, statistics=QUICK))
-    rows = found.agreement[found.agreement["structure"] == "GTV-T"].set_index("arm")
+    run = read_run(simulated.write_simulated_run(tmp_path / "run", 30, scores=scores))
+    points = paired_volumes(run, wide_scores(run.scores))
+    table = agreement(points)
+    rows = table[table["structure"] == "GTV-T"].set_index("arm")
     assert rows.loc[BEST, ["n", "n_ratio", "empty"]].tolist() == [30, 28, 2]
     assert rows.loc[NEXT, ["n", "n_ratio", "empty"]].tolist() == [30, 30, 0]
     assert rows.loc[BEST, "difference_low_ml"] < rows.loc[NEXT, "difference_low_ml"]
     assert 0.8 < rows.loc[BEST, "ratio"] < 1.2 and rows.loc[BEST, "icc"] < rows.loc[NEXT, "icc"] <= 1
-    own = found.volumes[(found.volumes["arm"] == BEST) & (found.volumes["structure"] == "GTV-T")]
+    own = points[(points["arm"] == BEST) & (points["structure"] == "GTV-T")]
     assert own.set_index("patient")["predicted_ml"].loc["SIM-001"] == 0
 
 
 def test_seeds_of_one_method_show_their_own_spread(simulated: Any, tmp_path: Path) -> None:
-    folder = simulated.write_simulated_run(tmp_path / "run", 20, seeds=(1, 2, 3), statistics=QUICK)
-    found = analysed(folder).repetitions
+    run = read_run(simulated.write_simulated_run(tmp_path / "run", 20, seeds=(1, 2, 3), statistics=QUICK))
+    found = repetitions(run, wide_scores(run.scores))
     assert len(found) == 4 * 4, "four trained methods, two structures, two metrics"
     row = found.iloc[0]
     assert row["seeds"] == [1, 2, 3] and len(row["means"]) == 3 and row["patients"] == 20
@@ -281,7 +289,7 @@ def paths(value: Any, prefix: str = "") -> Iterator[str]:
             yield from paths(item, f"{prefix}.{key}" if prefix else key)
     elif isinstance(value, list):
         yield from (path for item in value for path in paths(item, f"{prefix}[]"))
-    elif not (value is None and prefix.endswith("friedman")):
+    else:
         yield prefix
 
 
@@ -289,7 +297,10 @@ def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(
     simulated: Any, known: Results, tmp_path: Path
 ) -> None:
     repeated = simulated.write_simulated_run(tmp_path / "run", 12, seeds=(1, 2), statistics=QUICK)
-    found = {*paths(sound(known)), *paths(sound(analysed(repeated)))}
+    few = simulated.simulated_scores(8, seed=1)
+    few = few[few["arm"].isin([BEST, NEXT])]
+    two = simulated.write_simulated_run(tmp_path / "two", 8, scores=few, statistics=QUICK)
+    found = {path for folder in (repeated, two) for path in paths(sound(analysed(folder)))} | {*paths(sound(known))}
     documented = re.findall(r"^\| `([^`]+)` \|", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert sorted(found - set(documented)) == [] and sorted(set(documented) - found) == []
