@@ -7,8 +7,9 @@ a notice says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pandas as pd
 
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.store import SCHEMA
+from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports import reading
 from gtvbench.reports.tables import METRICS
 
@@ -163,6 +165,11 @@ class Run:
         """Arms in the order of arms.json."""
         return [arm.name for arm in self.arms]
 
+    def named(self, name: str) -> list[Arm]:
+        """The arm of a name, or the repetitions that a name without its seed stands for; none for any other name."""
+        exact = [arm for arm in self.arms if arm.name == name]
+        return exact or [arm for arm in self.arms if base_name(arm.name) == name]
+
     @property
     def scored_arms(self) -> list[Arm]:
         """Arms that have rows in the score table."""
@@ -182,6 +189,24 @@ class Run:
         return int(shape[0]) if shape else None
 
 
+def base_name(arm: str) -> str:
+    """Name of an arm without its seed: what its repetitions share."""
+    return re.sub(r"\.seed\d+(?=$|@)", "", arm)
+
+
+def comparable(one: Arm, other: Arm) -> bool:
+    """Whether two arms are a pair: repetitions of arms that train pair by their seed, others with every one."""
+    return not (one.trains and other.trains) or one.seed == other.seed
+
+
+def plan_notices(run: Run) -> list[Notice]:
+    """A notice where the study file plans differences between arms that the run does not have."""
+    declared = StatisticsOptions.model_validate(run.study.get("statistics") or {}).contrasts or []
+    lines = [f"{one} against {other}" for one, other in declared if not (run.named(one) and run.named(other))]
+    text = "The study file plans these differences, but the run lacks one of the arms: they are not among the planned."
+    return [Notice("plan", "Planned differences without their arms", text, tuple(lines))] if lines else []
+
+
 def read_run(folder: Path) -> Run:
     """Read and check a run folder; StoreError names the file that is missing or damaged, and what to do."""
     reading.require_folder(folder)
@@ -196,7 +221,7 @@ def read_run(folder: Path) -> Run:
     prompts = read.table("prompts.parquet", PROMPT_COLUMNS, True)
     lines += read.lines
     text = "Not every table of this run folder could be used as it is; what is shown leaves out what these lines name."
-    return Run(
+    run = Run(
         study=reading.mapping(folder / "study.yaml", reading.StudyShape),
         provenance=reading.mapping(folder / "provenance.json", reading.ProvenanceShape),
         arms=arms,
@@ -208,6 +233,7 @@ def read_run(folder: Path) -> Run:
         origins={arm.name: (folder, arm.name) for arm in arms},
         notices=(Notice("damaged", "Tables missing or damaged", text, tuple(lines)),) if lines else (),
     )
+    return replace(run, notices=(*run.notices, *plan_notices(run)))
 
 
 def _ran(arm: Arm) -> bool:

@@ -6,6 +6,7 @@ same result is kept once; with different results, each is kept, and its name end
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from gtvbench.bench.store import refuse_in_use, write_atomically
 from gtvbench.bench.study import NAME
 from gtvbench.reports.agreement import Candidate, require_agreement
 from gtvbench.reports.contrasts import planned, statistics_of
-from gtvbench.reports.load import Arm, Notice, Run, Source, read_run
+from gtvbench.reports.load import Arm, Notice, Run, Source, comparable, plan_notices, read_run
 from gtvbench.reports.text import counted, listed, redact_all
 
 #: Marks a folder that this module may write to again; its content says what was merged.
@@ -138,7 +139,6 @@ def merge(candidates: Sequence[Candidate]) -> Run:
     Raises DigestError where the runs were made from other data, split or prompts, or score in another way.
     """
     require_agreement(candidates)
-    first = candidates[0].run
     by_name = _variants(candidates)
     kept = [variant for variants in by_name.values() for variant in variants]
     renamed = {c.label: {v.arm.name: v.name for v in kept if v.origin is c} for c in candidates}
@@ -146,8 +146,8 @@ def merge(candidates: Sequence[Candidate]) -> Run:
     sources = tuple(_source(c, renamed[c.label]) for c in candidates)
     notices = [_merged_notice(sources), *_arm_notices(by_name, candidates), *_machine_notice(sources)]
     notices += _statistics_notice(candidates)
-    return Run(
-        study=_study(first, by_name, arms),
+    run = Run(
+        study=_study(candidates, by_name, arms),
         provenance=_provenance(sources),
         arms=arms,
         failures=tuple(f for c in candidates for f in _failures(c.run, renamed[c.label])),
@@ -156,9 +156,10 @@ def merge(candidates: Sequence[Candidate]) -> Run:
         epochs={v.name: v.origin.run.epochs[v.arm.name] for v in kept if v.arm.name in v.origin.run.epochs},
         prompts=next((c.run.prompts for c in candidates if c.run.prompts is not None), None),
         origins={v.name: (v.origin.folder, v.arm.name) for v in kept},
-        notices=(*notices, *(_labelled(n, c.label) for c in candidates for n in c.run.notices)),
         sources=sources,
     )
+    notices += [_labelled(n, c.label) for c in candidates for n in c.run.notices if n.kind != "plan"]
+    return replace(run, notices=(*notices, *plan_notices(run)))
 
 
 def _variants(candidates: Sequence[Candidate]) -> dict[str, list[_Variant]]:
@@ -218,26 +219,43 @@ def _weights(arm: Arm) -> str:
     return f"{arm.weights.get('name')}{' (stand-in)' if arm.stand_in else ''}, sha256 {digest}"
 
 
-def _study(first: Run, by_name: Mapping[str, list[_Variant]], arms: Sequence[Arm]) -> dict[str, Any]:
+def _study(
+    candidates: Sequence[Candidate], by_name: Mapping[str, list[_Variant]], arms: Sequence[Arm]
+) -> dict[str, Any]:
     """Study file of the first run, its planned contrasts between the arms as they are named now.
 
     Where both arms of a pair are there from several runs, the pairs within a run are planned.
     """
-    study = dict(first.study)
-    declared = statistics_of(first).contrasts
+    study = dict(candidates[0].run.study)
+    declared = statistics_of(candidates[0].run).contrasts
     if all(len(variants) == 1 for variants in by_name.values()):
         return study
-    wanted = planned(arms) if declared is None else None
-    pairs: list[tuple[str, str]] = []
-    bases = [(one, other) for one in by_name for other in by_name] if declared is None else list(declared)
-    for one, other in bases:
-        mine, theirs = by_name.get(one, []), by_name.get(other, [])
-        every = [(a, b) for a in mine for b in theirs if wanted is None or (a.name, b.name) in wanted]
+    wanted = set(planned(arms))
+    pairs: dict[tuple[str, str], None] = {}
+    named = itertools.permutations(by_name, 2) if declared is None else _named_pairs(candidates, declared)
+    for one, other in named:
+        mine, theirs = by_name[one], by_name[other]
+        every = [(a, b) for a in mine for b in theirs if declared is not None or (a.name, b.name) in wanted]
         within = [(a, b) for a, b in every if a.origin is b.origin]
         chosen = within if len(mine) > 1 and len(theirs) > 1 and within else every
-        pairs += [(a.name, b.name) for a, b in chosen]
+        pairs |= dict.fromkeys((a.name, b.name) for a, b in chosen)
     study["statistics"] = {**(study.get("statistics") or {}), "contrasts": [list(pair) for pair in pairs]}
     return study
+
+
+def _named_pairs(candidates: Sequence[Candidate], declared: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The declared pairs of arms by their names in the runs, repetitions pair by pair."""
+
+    def named(name: str) -> dict[str, Arm]:
+        return {arm.name: arm for c in candidates for arm in c.run.named(name)}
+
+    return [
+        (a.name, b.name)
+        for one, other in declared
+        for a in named(one).values()
+        for b in named(other).values()
+        if comparable(a, b)
+    ]
 
 
 def _provenance(sources: Sequence[Source]) -> dict[str, Any]:

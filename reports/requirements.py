@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.reports.load import Arm, Run, read_run
+from gtvbench.reports.load import Arm, Run, base_name, read_run
 from gtvbench.reports.tables import PRIMARY_SCOPE, wide_scores
 from gtvbench.reports.text import counted, finite, listed
 
@@ -30,7 +30,6 @@ _ALIASES = {"hd95_mm": "hd95", "assd_mm": "assd"}
 _SHARES = ("dsc", "nsd")
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FORM = re.compile(rf"(?P<names>.+):\s*(?P<metric>\w+)\s*(?P<sign>>=|<=|>|<|\u2265|\u2264)\s*(?P<value>{_NUMBER})")
-_SEED = re.compile(r"\.seed\d+(?=$|@)")
 _EXAMPLE = "write ARM:STRUCTURE:METRIC>=VALUE, for example 'nnunet-box:GTV-T:dsc>=0.8'"
 
 
@@ -119,7 +118,7 @@ def _named(names: str, text: str, run: Run) -> tuple[tuple[Arm, ...], str]:
     wanted = known[0][0].strip()
     fusions = [a.name for a in run.arms if _plain(a.method) == _plain(wanted)]
     if fusions:
-        several = list(dict.fromkeys(_SEED.sub("", name) for name in fusions))
+        several = list(dict.fromkeys(base_name(name) for name in fusions))
         raise StudyError(
             f"{wanted!r} names no single arm of the run, in {text!r}", remedy=f"name one of {', '.join(several)}"
         )
@@ -133,10 +132,10 @@ def _groups(arms: Sequence[Arm]) -> Mapping[str, tuple[Arm, ...]]:
     """What a name stands for: an arm; the seeds of an arm; a method where it has one fusion only."""
     found: dict[str, tuple[Arm, ...]] = {}
     for arm in arms:
-        base = _plain(_SEED.sub("", arm.name))
+        base = _plain(base_name(arm.name))
         found[base] = (*found.get(base, ()), arm)
     for method in {arm.method for arm in arms}:
-        bases = {_plain(_SEED.sub("", arm.name)) for arm in arms if arm.method == method}
+        bases = {_plain(base_name(arm.name)) for arm in arms if arm.method == method}
         if len(bases) == 1:
             found.setdefault(_plain(method), found[bases.pop()])
     return found | {_plain(arm.name): (arm,) for arm in arms}

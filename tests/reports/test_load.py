@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.store import refuse_in_use
 from gtvbench.reports.contrasts import planned
-from gtvbench.reports.load import read_run
+from gtvbench.reports.load import comparable, read_run
 from gtvbench.reports.page import build_report
 
 TUNED = "litemedsam-fine-tuned.multimodal"
@@ -293,6 +293,24 @@ def test_repetitions_are_planned_pair_by_pair(tmp_path: Path, new_run: Callable[
         (f"litemedsam-fine-tuned.multimodal.seed{k}", f"litemedsam-fine-tuned.ct-only.seed{k}") for k in (1, 2, 3)
     ]
     assert len(pairs) == 3 + 1 + 2 * 3  # multimodal against ct-only: tuned, zero-shot; tuned against zero-shot
+
+
+def test_a_declared_name_stands_for_its_repetitions_and_one_of_no_arm_is_told(
+    tmp_path: Path, new_run: Callable[..., Any]
+) -> None:
+    writer = new_run(patients=2)
+    record = next(record for record in writer.arms if record["arm"] == TUNED)
+    writer.arms += [{**record, "arm": f"{TUNED}.seed{k}", "seed": k} for k in (1, 2)]
+    writer.arms.remove(record)
+    writer.scores = writer.scores[writer.scores["arm"] != TUNED]
+    writer.study["statistics"] = {"contrasts": [[TUNED, "box-fill"], ["box-fil", "box-ellipse"]]}
+    run = read_run(writer.write(tmp_path / "run"))
+    assert [arm.name for arm in run.named(TUNED)] == [f"{TUNED}.seed1", f"{TUNED}.seed2"]
+    assert [arm.name for arm in run.named(f"{TUNED}.seed2")] == [f"{TUNED}.seed2"]
+    assert run.named("litemedsam-fine-tuned") == []
+    assert [comparable(run.named(TUNED)[0], arm) for arm in run.named(TUNED)] == [True, False]
+    assert comparable(run.named(TUNED)[1], run.named("box-fill")[0])
+    assert [notice.names for notice in run.notices if notice.kind == "plan"] == [("box-fil against box-ellipse",)]
 
 
 def test_hostile_names_are_read_as_they_are(tmp_path: Path, new_run: Callable[..., Any]) -> None:

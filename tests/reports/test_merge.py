@@ -179,6 +179,31 @@ def test_pairs_of_an_arm_that_both_runs_have_are_planned_within_a_run(lab: Lab) 
     ]
 
 
+def test_a_difference_that_one_run_lacks_the_arm_of_is_planned_in_all_of_them(lab: Lab) -> None:
+    def declared(writer: Any) -> None:
+        writer.study["statistics"] = {"contrasts": [["box-fill", ZERO[0]], ["box-fill", "nnunet"]]}
+
+    one, two = lab("lab-a", BOXES, declared), lab("lab-b", ZERO, declared)
+    (alone,) = [notice for notice in read_candidates([one, two])[0].run.notices if notice.kind == "plan"]
+    assert alone.names == (f"box-fill against {ZERO[0]}", "box-fill against nnunet")
+    assert lines(merged(one, two), "plan") == ("box-fill against nnunet",)
+
+
+def test_repetitions_of_an_arm_that_both_runs_have_pair_by_seed_within_a_run(lab: Lab) -> None:
+    def repeated(writer: Any, shift: float = 0.0) -> None:
+        writer.study["statistics"] = {"contrasts": [[TUNED[1], TUNED[0]]]}
+        scores = [writer.scores.assign(arm=writer.scores["arm"] + f".seed{k}", seed=k) for k in (1, 2)]
+        writer.scores = pd.concat(scores, ignore_index=True)
+        writer.scores["value"] += shift
+        writer.arms = [{**r, "arm": f"{r['arm']}.seed{k}", "seed": k} for k in (1, 2) for r in writer.arms]
+        writer.timing, writer.epochs = {}, {}
+
+    one, two = lab("a", TUNED, repeated), lab("b", TUNED, lambda writer: repeated(writer, 0.001))
+    assert statistics_of(merged(one, two)).contrasts == [
+        (f"{TUNED[1]}.seed{k}@{run}", f"{TUNED[0]}.seed{k}@{run}") for k in (1, 2) for run in "ab"
+    ]
+
+
 def test_the_default_plan_pairs_repeated_arms_within_a_run(lab: Lab) -> None:
     def another(writer: Any) -> None:
         for arm in (ZERO[0], TUNED[0]):
