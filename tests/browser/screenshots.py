@@ -4,7 +4,7 @@
                                         [--open] [--no-script] [--no-print]
 
 OUTDIR/1400-light/00-page.png is the page's top, NN-<section id>.png each section in the page's order; what is higher
-than --height (3000 px) goes on in NN-<section id>-2.png ... OUTDIR/print/NN.png are the pages of the printed report
+than --height (1500 px) goes on in NN-<section id>-2.png ... OUTDIR/print/NN.png are the pages of the printed report
 (OUTDIR/print.pdf; pages as PNG need poppler's pdftoppm). Console messages, errors and requests are printed.
 """
 
@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from chromium import started
+from chromium import DRAW, started
 from playwright.sync_api import Browser, Page
 
 WIDTHS = (320, 768, 1400)
@@ -47,8 +47,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--width", type=int, nargs="+", default=list(WIDTHS), help="CSS pixels")
     parser.add_argument("--scheme", nargs="+", choices=SCHEMES, default=list(SCHEMES))
     parser.add_argument("--section", nargs="+", default=[], help="ids; all where left out")
-    parser.add_argument("--height", type=int, default=3000, help="highest PNG in CSS pixels")
-    parser.add_argument("--parts", type=int, default=4, help="most PNGs of one section")
+    parser.add_argument("--height", type=int, default=1500, help="highest PNG in CSS pixels")
+    parser.add_argument("--parts", type=int, default=6, help="most PNGs of one section")
     parser.add_argument("--scale", type=float, default=1.0, help="device pixels per CSS pixel")
     parser.add_argument("--open", action="store_true", help="open every <details>")
     parser.add_argument("--no-script", action="store_true", help="as a reader without JavaScript sees it")
@@ -115,8 +115,8 @@ def _opened(browser: Browser, report: Path, width: int, scheme: str, options: ar
     page.goto(report.as_uri())
     if options.open:
         page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-    if not options.no_script and page.locator(".live").count():
-        page.wait_for_function("[...document.querySelectorAll('.plot .live')].every(e => e.querySelector('svg'))")
+    if not options.no_script:
+        page.evaluate(DRAW)
     page.wait_for_timeout(200)  # plotly's responsive layout and the theme's colours settle in a frame or two
     return page
 
