@@ -45,6 +45,14 @@ PALE = f"""() => {{ {SEEN}
   }}).filter(([, ratio]) => ratio < 4.5);
 }}"""
 
+#: Texts of figures smaller than so many pixels on the screen: [text, pixels].
+SMALL = f"""least => {{ {SEEN}
+  return [...document.querySelectorAll('.plot svg text')].filter(seen).map(text => {{
+    const grown = text.getScreenCTM();
+    return [text.textContent, parseFloat(getComputedStyle(text).fontSize) * Math.hypot(grown.a, grown.b)];
+  }}).filter(([, size]) => size < least);
+}}"""
+
 #: Texts of interactive figures that reach over the edge of their drawing, where they are cut.
 CUT = f"""() => {{ {SEEN}
   return [...document.querySelectorAll('.plot .live')].filter(seen).flatMap(live => {{
@@ -161,6 +169,13 @@ def test_static_figures_are_legible_on_the_readers_paper(visit: Visitor, report:
     page = visit(report, scheme=scheme, script=False).page
     assert page.locator(".plot svg text").filter(visible=True).count() > 0
     assert page.evaluate(PALE) == []
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_figures_can_be_read_on_a_phone(visit: Visitor, report: Path, script: bool) -> None:
+    page = visit(report, width=320, script=script).page
+    assert page.locator(".plot svg text").filter(visible=True).count() > 0
+    assert page.evaluate(SMALL, 9) == []
 
 
 @pytest.mark.parametrize("drawn", [True, False])
