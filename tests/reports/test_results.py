@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import simulated
 
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.reports.descriptions import repetitions
@@ -30,13 +31,13 @@ def analysed(folder: Path) -> Results:
 
 
 @pytest.fixture(scope="module")
-def known(simulated: Any, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def known(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """100 patients, eight arms, two structures, a few crashes, a fifth without nodes."""
     folder = tmp_path_factory.mktemp("known") / "run"
     return analysed(simulated.write_simulated_run(folder, seed=2, lack_last=0.2, failed=0.005, statistics=QUICK))
 
 
-def test_the_true_order_is_found_under_every_scheme(known: Results, simulated: Any) -> None:
+def test_the_true_order_is_found_under_every_scheme(known: Results) -> None:
     truth = sorted(simulated.EFFECTS, key=lambda arm: -simulated.EFFECTS[arm])
     for record in known.rankings:
         ranks = {name: pd.Series(held["ranks"], record["arms"])[truth] for name, held in record["schemes"].items()}
@@ -60,7 +61,7 @@ def test_the_planned_differences_have_their_sign_and_their_sample_size(known: Re
     assert row["detectable"] < row["margin"] if row["needed"] < row["n"] else row["detectable"] > row["margin"]
 
 
-def test_one_method_under_two_names_is_no_difference_and_equivalent(simulated: Any, tmp_path: Path) -> None:
+def test_one_method_under_two_names_is_no_difference_and_equivalent(tmp_path: Path) -> None:
     scores = simulated.simulated_scores(40, seed=4)
     mine = scores["arm"] == NEXT
     twin = scores[scores["arm"] == BEST]
@@ -99,7 +100,7 @@ def test_the_model_of_the_structure_and_that_of_the_volume_are_fitted(known: Res
     assert known.model("nsd") is None
 
 
-def test_an_interaction_with_volume_is_found_where_there_is_one(simulated: Any, tmp_path: Path) -> None:
+def test_an_interaction_with_volume_is_found_where_there_is_one(tmp_path: Path) -> None:
     scores = simulated.simulated_scores(60, simulated.NO_EFFECTS, ("GTV",), seed=1)
     volume = scores[scores["metric"] == "reference_volume_ml"].drop_duplicates("case").set_index("case")["value"]
     mine = (scores["arm"] == BEST) & (scores["metric"] == "dsc")
@@ -122,7 +123,7 @@ def test_an_interaction_with_volume_is_found_where_there_is_one(simulated: Any, 
     assert set(thirds["third"]) == {"small", "middle", "large"} and thirds.groupby("arm")["n"].sum().eq(60).all()
 
 
-def test_an_empty_prediction_counts_in_millilitres_and_not_in_the_ratio(simulated: Any, tmp_path: Path) -> None:
+def test_an_empty_prediction_counts_in_millilitres_and_not_in_the_ratio(tmp_path: Path) -> None:
     scores = simulated.simulated_scores(30, seed=3)
     gone = (scores["arm"] == BEST) & scores["case"].isin(["SIM-001", "SIM-002"]) & (scores["structure"] == "GTV-T")
     scores.loc[gone, "status"] = "crashed"
@@ -139,7 +140,7 @@ def test_an_empty_prediction_counts_in_millilitres_and_not_in_the_ratio(simulate
     assert own.set_index("patient")["predicted_ml"].loc["SIM-001"] == 0
 
 
-def test_seeds_of_one_method_show_their_own_spread(simulated: Any, tmp_path: Path) -> None:
+def test_seeds_of_one_method_show_their_own_spread(tmp_path: Path) -> None:
     run = read_run(simulated.write_simulated_run(tmp_path / "run", 20, seeds=(1, 2, 3), statistics=QUICK))
     found = repetitions(run, wide_scores(run.scores))
     assert len(found) == 4 * 4, "four trained methods, two structures, two metrics"
@@ -151,7 +152,7 @@ def test_seeds_of_one_method_show_their_own_spread(simulated: Any, tmp_path: Pat
     assert (dsc["sd_patients"] > dsc["sd_seeds"]).all(), "seeds of the simulation differ by noise alone"
 
 
-def test_primary_metrics_and_margins_are_those_of_the_study_file(simulated: Any, tmp_path: Path) -> None:
+def test_primary_metrics_and_margins_are_those_of_the_study_file(tmp_path: Path) -> None:
     statistics = {
         **QUICK, "primary-metrics": ["nsd", "assd_mm"], "nsd-margin": 0.1, "assd-margin-mm": {"GTV-N": 2.5},
     }  # fmt: skip
@@ -165,7 +166,7 @@ def test_primary_metrics_and_margins_are_those_of_the_study_file(simulated: Any,
     assert {record["metric"] for record in found.rankings} == {"nsd", "assd_mm"}
 
 
-def test_a_statistics_block_that_is_no_sense_names_the_key(simulated: Any, tmp_path: Path) -> None:
+def test_a_statistics_block_that_is_no_sense_names_the_key(tmp_path: Path) -> None:
     folder = simulated.write_simulated_run(tmp_path / "run", 3, statistics={"dsc-margin": -1})
     with pytest.raises(StoreError, match="dsc-margin"):
         analysed(folder)
@@ -231,9 +232,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("change", BAD, ids=lambda change: change.__name__)
-def test_bad_tables_are_survived(
-    change: Callable[[pd.DataFrame], pd.DataFrame], simulated: Any, tmp_path: Path
-) -> None:
+def test_bad_tables_are_survived(change: Callable[[pd.DataFrame], pd.DataFrame], tmp_path: Path) -> None:
     scores = change(simulated.simulated_scores(12, seed=5))
     found = analysed(simulated.write_simulated_run(tmp_path / "run", 12, scores=scores, statistics=QUICK))
     content = sound(found)
@@ -268,7 +267,7 @@ def test_bad_tables_are_survived(
         assert len(content["rankings"]) == 4, "what needs no volume is there"
 
 
-def test_names_with_odd_characters_are_names_like_any_other(simulated: Any, tmp_path: Path) -> None:
+def test_names_with_odd_characters_are_names_like_any_other(tmp_path: Path) -> None:
     structures = ('GTV "T" <b>', "C(structure)[x]\n:`")
     effects = {"patient": 0.0, "arm": 0.3, "a'b\"; --": 0.1, "‮txet + score ~ 1": -0.4}
     folder = tmp_path / "run"
@@ -293,9 +292,7 @@ def paths(value: Any, prefix: str = "") -> Iterator[str]:
         yield prefix
 
 
-def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(
-    simulated: Any, known: Results, tmp_path: Path
-) -> None:
+def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(known: Results, tmp_path: Path) -> None:
     repeated = simulated.write_simulated_run(tmp_path / "run", 12, seeds=(1, 2), statistics=QUICK)
     few = simulated.simulated_scores(8, seed=1)
     few = few[few["arm"].isin([BEST, NEXT])]
@@ -307,6 +304,6 @@ def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(
     assert f"schema {sound(known)['schema']}" in DOCUMENT.read_text(encoding="utf-8")
 
 
-def test_the_same_tables_give_the_same_numbers(simulated: Any, tmp_path: Path) -> None:
+def test_the_same_tables_give_the_same_numbers(tmp_path: Path) -> None:
     folder = simulated.write_simulated_run(tmp_path / "run", 10, statistics=QUICK)
     assert sound(analysed(folder)) == sound(analysed(folder))

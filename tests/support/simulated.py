@@ -1,6 +1,6 @@
 """Scores of patients who never were, with effects that are known, and a whole run folder of them.
 
-    python tests/reports/simulated.py FOLDER [--patients 100] [--seed 1]
+    python tests/support/simulated.py FOLDER [--patients 100] [--seed 1]
 
 makes a folder that `bench report FOLDER` renders. The model, for patient i, structure s and arm a:
 
