@@ -90,7 +90,7 @@ def viewer_section(run: Run, wide: pd.DataFrame) -> dict[str, Any]:
             shown.append(case)
     drawn = {case.name for case in shown}
     return {
-        "message": None if any(view.pictures.case(name) for name in order) else view.nothing,
+        "message": None if any(view.case(name) for name in view.cases) else view.nothing,
         "data": Markup(script_json({**view.data(), "pages": True, "cases": data})) if data else None,
         "stills": [case.still() for case in shown],
         "embedded": len(shown),

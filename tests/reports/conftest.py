@@ -207,7 +207,7 @@ class RunWriter:
         return pd.DataFrame(rows)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_run() -> Callable[..., RunWriter]:
     """The writer's class, for tests that change tables before they are written."""
     return RunWriter
