@@ -4,7 +4,6 @@
   const root = document.getElementById("viewer");
   if (!holder || !root) return;
   const all = JSON.parse(holder.textContent);
-  const SVG = "http://www.w3.org/2000/svg";
   const byId = (id) => document.getElementById(id);
   const slider = byId("viewer-slice");
   const where = byId("viewer-where");
@@ -14,17 +13,7 @@
   const kept = new Map();  // decoded pictures
   let current = all.cases[0];
 
-  function make(tag, name, text) {
-    const element = document.createElement(tag);
-    if (name) element.className = name;
-    if (text !== undefined) element.textContent = text;
-    return element;
-  }
-  function draw(tag, attributes) {
-    const element = document.createElementNS(SVG, tag);
-    for (const key in attributes) element.setAttribute(key, attributes[key]);
-    return element;
-  }
+  const { make, draw, compose } = viewerParts;
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
   const count = () => current.slices.length;
   const view = () => current.views.find((v) => v.name === state.view) || current.views[0];
@@ -74,34 +63,6 @@
     return kept.get(key);
   }
 
-  // A fusion is put together by adding light, so that no pixel is read back: some browsers falsify what is read.
-  function compose(context, width, height, channels, images) {
-    context.globalCompositeOperation = "source-over";
-    context.globalAlpha = 1;
-    context.clearRect(0, 0, width, height);
-    if (channels.length === 1) {
-      context.drawImage(images[channels[0][0]], 0, 0, width, height);
-      return;
-    }
-    const part = document.createElement("canvas");
-    part.width = width;
-    part.height = height;
-    const layer = part.getContext("2d");
-    channels.forEach(function (names, k) {
-      layer.globalCompositeOperation = "source-over";
-      names.forEach(function (name, n) {
-        layer.globalAlpha = 1 / (n + 1);  // the mean of all that were drawn so far
-        layer.drawImage(images[name], 0, 0, width, height);
-      });
-      layer.globalAlpha = 1;
-      layer.globalCompositeOperation = "multiply";
-      layer.fillStyle = ["#f00", "#0f0", "#00f"][k];
-      layer.fillRect(0, 0, width, height);
-      context.globalCompositeOperation = "lighter";
-      context.drawImage(part, 0, 0);
-    });
-  }
-
   function paint() {
     const channels = view().channels;
     const names = Array.from(new Set(channels.flat()));
@@ -120,7 +81,10 @@
       for (const next of [state.slice + 1, state.slice - 1]) {
         if (next >= 0 && next < count()) names.forEach((name) => picture(name, next));
       }
-    }).catch(function () { root.dataset.painted = "failed"; });
+    }).catch(function () {
+      root.dataset.painted = "failed";
+      panes.forEach((pane) => pane.over.append(make("span", "v-lost", "The picture cannot be shown by this browser.")));
+    });
     panes.forEach(paintPane);
   }
 
