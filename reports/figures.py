@@ -223,14 +223,14 @@ class Forest:
     @property
     def height(self) -> int:
         """Height of the figure in its own unit."""
-        return 34 * len(self.rows) + TOP + BOTTOM
+        return (36 if self.margin is None else 52) * len(self.rows) + TOP + BOTTOM
 
 
 def forest(table: pd.DataFrame, structure: str, metric: str, number_of: int) -> Forest | None:
     """The planned differences of one structure and metric that have an interval; None where there are none."""
     chosen = (table["structure"] == structure) & (table["metric"] == metric) & table["planned"].astype(bool)
     rows = tuple(
-        (f"{shorten(r['one'])} \u2212 {shorten(r['other'])}", r["difference"], r["low"], r["high"])
+        (f"{shorten(r['one'])}\n\u2212 {shorten(r['other'])}", r["difference"], r["low"], r["high"])
         for r in table[chosen].to_dict("records")
         if math.isfinite(r["low"]) and math.isfinite(r["high"])
     )

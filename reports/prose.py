@@ -247,7 +247,7 @@ def limits(row: Any, *, ratio: bool) -> str:
         return "too few cases for limits"
     if ratio:
         return f"×{number(middle, 2)} (×{number(low, 2)} to ×{number(high, 2)})"
-    return f"{signed(middle, 1)} ({signed(low, 1)} to {signed(high, 1)}) mL"
+    return f"{signed(middle, 1)} ({signed(low, 1)} to {signed(high, 1)})"
 
 
 def stability_sentence(stability: pd.DataFrame, structure: str) -> str:

@@ -17,7 +17,7 @@ class RankMap:
     @property
     def height(self) -> int:
         """Height in px."""
-        return 30 + 40 * len(self.rows)
+        return 30 + 42 * len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,4 @@ class Diagram:
     @property
     def height(self) -> int:
         """Height in px."""
-        return round(40 + 10 * len(self.cliques) + 23 * len(self.arms) + 12)
+        return round(28 + 36 * (len(self.arms) + 0.3 * (len(self.cliques) + 1)))

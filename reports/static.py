@@ -47,12 +47,12 @@ def forest(figure_data: Forest) -> Figure:
         axes.axvspan(-figure_data.margin, figure_data.margin, color=GRID, alpha=0.45, linewidth=0, zorder=0)
         axes.axvline(0, color=FAINT, linewidth=1)
     for index, (label, difference, low, high) in enumerate(figure_data.rows):
-        centre = -index - 0.2
+        centre = -index - 0.27
         axes.plot([low, high], [centre, centre], color=INK, linewidth=1.6)
         axes.plot([difference], [centre], "s", markersize=5.5, color=INK)
         axes.annotate(
             label, (0, 0.5 - index), (2, -1), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-            va="top", color=INK, fontsize=8.5, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
+            va="top", color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
         )  # fmt: skip
     ends = [abs(v) for row in figure_data.rows for v in row[1:]]
     if figure_data.margin is None:
@@ -87,7 +87,7 @@ def _draw_row(axes: Axes, row: Row, index: int) -> None:
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
     place["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
     axes.annotate(row.label, (0, 0.5 - index), (2, -1), color=INK, **place)
-    axes.annotate(row.note, (0, 0.5 - index), (2, -13), color=FAINT, fontsize=8.5, **place)
+    axes.annotate(row.note, (0, 0.5 - index), (2, -15), color=FAINT, **place)
     if row.outline:
         xs = [x for x, _ in row.outline]
         spread = [HALF * h for _, h in row.outline]

@@ -13,7 +13,9 @@ from gtvbench.reports.ranking_figures import Diagram, RankMap
 from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, new_canvas
 
 _LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-_LEGEND_ROW = 14
+_LEGEND_ROW = 17
+#: Distance of the bars of a critical-difference diagram, in rows.
+_BAR = 0.3
 
 
 def chart(figure_data: Chart) -> Figure:
@@ -30,7 +32,7 @@ def chart(figure_data: Chart) -> Figure:
             place, anchor = ((1.0, rule.at), axes.get_yaxis_transform()), ("right", "bottom")
             if rule.axis == "x":
                 place, anchor = ((rule.at, 1.0), axes.get_xaxis_transform()), ("right", "top")
-            axes.text(*place[0], rule.label, transform=place[1], ha=anchor[0], va=anchor[1], color=FAINT, fontsize=8.5)
+            axes.text(*place[0], rule.label, transform=place[1], ha=anchor[0], va=anchor[1], color=FAINT)
     for series in figure_data.series:
         _draw(axes, series)
     _set(axes, figure_data.x, "x")
@@ -38,7 +40,7 @@ def chart(figure_data: Chart) -> Figure:
     axes.grid(color=GRID, linewidth=0.8)
     if legends:
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=1, frameon=False, labelcolor=INK, fontsize=8.5,
+            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=1, frameon=False, labelcolor=INK,
             handlelength=2.6, borderpad=0.2, labelspacing=0.25,
         )  # fmt: skip
     return figure
@@ -85,12 +87,12 @@ def rank_map(figure_data: RankMap) -> Figure:
     count = len(figure_data.rows)
     figure, axes = new_canvas(figure_data.height, left=10, right=10, top=22, bottom=8)
     for index, (label, shares) in enumerate(figure_data.rows):
-        axes.text(0, index - 0.33, label, va="center", color=INK, fontsize=8.5)
+        axes.text(0, index - 0.33, label, va="center", color=INK)
         for place, share in enumerate(shares):
             axes.add_patch(_square(place, index + 0.17, share))
             if share >= 0.005:
-                axes.text(place + 0.5, index + 0.17, f"{100 * share:.0f}", ha="center", va="center", fontsize=8.5,
-                          color=PAPER if share > 0.55 else INK)  # fmt: skip
+                axes.text(place + 0.5, index + 0.17, f"{100 * share:.0f}", ha="center", va="center",
+                          color=INK)  # fmt: skip
     axes.set_xlim(0, max(count, 1))
     axes.set_ylim(count - 0.45, -0.55)
     axes.xaxis.tick_top()
@@ -100,32 +102,29 @@ def rank_map(figure_data: RankMap) -> Figure:
 
 
 def _square(x: float, y: float, share: float) -> Rectangle:
-    return Rectangle((x + 0.03, y - 0.26), 0.94, 0.52, facecolor="#0072B2", alpha=max(share, 0.03), linewidth=0)
+    return Rectangle((x + 0.03, y - 0.26), 0.94, 0.52, facecolor="#0072B2", alpha=max(0.6 * share, 0.03), linewidth=0)
 
 
 def critical_difference(figure_data: Diagram) -> Figure:
-    """Mean ranks on a line, and bars under arms that do not differ significantly."""
-    figure, axes = new_canvas(figure_data.height, left=12, right=12, top=24, bottom=8)
-    count = len(figure_data.arms)
-    depth = 0.6 + 0.35 * len(figure_data.cliques)
+    """Mean ranks, an arm a row, and above them bars over arms that do not differ significantly."""
+    figure, axes = new_canvas(figure_data.height, left=12, right=12, top=24, bottom=4)
+    count, bars = len(figure_data.arms), len(figure_data.cliques)
     for level, (first, last) in enumerate(figure_data.cliques):
-        y = 0.45 + 0.35 * level
         low, high = figure_data.arms[first][1], figure_data.arms[last][1]
-        axes.plot([low - 0.04, high + 0.04], [y, y], color=INK, linewidth=3.2, solid_capstyle="butt")
+        y = _BAR * (level + 1)
+        axes.plot([low - 0.05, high + 0.05], [y, y], color=INK, linewidth=3.2, solid_capstyle="butt")
     for index, (label, rank) in enumerate(figure_data.arms):
-        y = depth + 0.8 * index
-        axes.plot([rank, rank], [0, y], color=FAINT, linewidth=0.9)
-        axes.plot([rank], [0], "o", color=INK, markersize=4, clip_on=False)
-        right = rank > 1 + (count - 1) / 2
-        axes.annotate(
-            f"{label}  {rank:.2f}", (rank, y), (-3 if right else 3, 0), textcoords="offset points", fontsize=8.5,
-            ha="right" if right else "left", va="center", color=INK,
+        top = _BAR * (bars + 1) + index
+        axes.plot([rank, rank], [0, top + 0.7], color=FAINT, linewidth=0.8)
+        axes.plot([rank], [top + 0.7], "o", color=INK, markersize=6)
+        axes.text(
+            1 - 0.02 * count, top + 0.28, f"{label}: {rank:.2f}", color=INK, va="center",
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
-    axes.set_xlim(0.9, count + 0.1)
-    axes.set_ylim(depth + 0.8 * count - 0.3, -0.05)
+    axes.set_xlim(1 - 0.03 * count, count * 1.03)
+    axes.set_ylim(_BAR * (bars + 1) + count, 0)
     axes.xaxis.tick_top()
     axes.set_xticks(range(1, count + 1))
     axes.set_yticks([])
-    axes.axhline(0, color=INK, linewidth=1)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     return figure

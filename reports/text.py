@@ -136,8 +136,10 @@ def percent(value: Any) -> str:
     if not finite(value):
         return ABSENT
     whole = round(100 * value)
-    exact = whole not in (0, 100) or value in (0, 1)
-    return f"{whole} %" if exact else f"{100 * value:.1f} %"
+    if whole not in (0, 100) or value in (0, 1):
+        return f"{whole} %"
+    text = f"{100 * value:.1f}"
+    return {"0.0": "< 0.1 %", "100.0": "> 99.9 %"}.get(text, f"{text} %")
 
 
 def duration(seconds: Any) -> str:

@@ -26,7 +26,7 @@ _SLIM = "gtvbench Sans"
 #: Text stays text (selectable, searchable); names may hold a dollar sign, so nothing is read as mathematics.
 _STYLE = {
     "svg.hashsalt": "gtvbench", "svg.fonttype": "none", "pdf.fonttype": 42, "font.family": "sans-serif",
-    "text.parse_math": False, "font.size": 9.5, "path.simplify": False,
+    "text.parse_math": False, "font.size": 11.4, "path.simplify": False,
 }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dic
         case = view.case(name)
         if case is None:
             continue
-        entry = case.data() if data else _thinned(case)
+        entry = case.data() if data else _thinned(case, room)
         entry["why"] = _roles_in_short(name, found)
         size = len(script_json(entry))
         if size <= room:
@@ -91,10 +91,10 @@ def _nothing(view: View) -> str:
     return TURNED_OFF if view.turned_off else MISSING
 
 
-def _thinned(case: CaseView) -> dict[str, Any]:
-    """A case's data with as many slices as INDEX_BYTES has room for."""
+def _thinned(case: CaseView, room: int) -> dict[str, Any]:
+    """A case's data with as many slices as there is room for."""
     step = 1
-    while len(script_json(entry := case.data(step))) > INDEX_BYTES and step < len(case.pictures.slices):
+    while len(script_json(entry := case.data(step))) > room and step < len(case.pictures.slices):
         step += 1
     return entry
 

@@ -14,7 +14,7 @@ from gtvbench.reports.addresses import case_link
 from gtvbench.reports.figures import shorten
 from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, WIDTH
 
-_PANEL, _HEAD, _FOOT, _GAP = 96, 24, 34, 40
+_PANEL, _HEAD, _FOOT, _GAP = 100, 34, 40, 46
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def bland_altman(figure_data: AgreementFigure) -> Figure:
         _draw_panel(axes, panel)
         lowest = index + 2 >= len(figure_data.panels)
         _set_axes(axes, (min(xs), max(xs)), span, figure_data, first=column == 0, lowest=lowest)
-    figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK, fontsize=8.5)
+    figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK)
     return figure
 
 
@@ -94,8 +94,8 @@ def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
     axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
     for x, y, case in outside:
         axes.plot([x], [y], **style)[0].set_url(case_link(case))
-    axes.text(0, 1.16, shorten(panel.label, 33), transform=axes.transAxes, color=INK, fontsize=8, va="bottom")
-    axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, fontsize=7.5, va="bottom")
+    axes.text(0, 1.17, shorten(panel.label, 23), transform=axes.transAxes, color=INK, va="bottom")
+    axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, va="bottom")
 
 
 def _set_axes(
@@ -106,7 +106,7 @@ def _set_axes(
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.tick_params(length=0, colors=INK, labelsize=8)
+    axes.tick_params(length=0, colors=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
@@ -114,7 +114,7 @@ def _set_axes(
     ticks = volume_ticks(*volumes)
     axes.set_xticks(ticks, [f"{tick:g}" if lowest else "" for tick in ticks])
     if lowest:
-        axes.set_xlabel(figure_data.x_title, color=INK, fontsize=8.5)
+        axes.set_xlabel(figure_data.x_title, color=INK)
     axes.set_ylim(*span)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     if figure_data.ratio:

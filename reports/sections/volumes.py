@@ -94,9 +94,9 @@ def _against_volume(
     )
     return Chart(
         name, f"{structure}: {measure.title} against the size of the target", reading,
-        Axis("reference volume in mL, logarithmic", log=True, range=span, ticks=ticks),
+        Axis("reference volume, mL (logarithmic)", log=True, range=span, ticks=ticks),
         Axis(measure.axis, range=(0.0, 1.02) if measure.bounded else (0.0, 1.04 * max(top, 1e-6))),
-        tuple(series), height=300 + 16 * sum(s.legend for s in series),
+        tuple(series), height=300 + 17 * sum(s.legend for s in series),
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def _bland_altman(
     )
     figure = AgreementFigure(
         f"bland-altman-{'ratio' if ratio else 'ml'}-{index}", f"{structure}: {what}", reading,
-        "mean of both volumes in mL", "predicted / reference" if ratio else "predicted − reference, mL",
+        "mean volume, mL", "predicted / reference" if ratio else "predicted − reference, mL",
         tuple(panels), ratio,
     )  # fmt: skip
     draw = partial(volume_figures.bland_altman, figure)

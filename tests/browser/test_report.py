@@ -135,6 +135,11 @@ def hovered(page: Any) -> dict[str, list[str]]:
 #: Middles of the first, a middle and the last of a figure's marks, in pixels of the window.
 POINTS = """live => {
   const marks = [...live.querySelectorAll('.points path.point')];
+  const line = live.querySelector('path.js-line');
+  if (!marks.length && line) return [.3, .5, .7].map(share => {
+    const place = line.getPointAtLength(share * line.getTotalLength()).matrixTransform(line.getScreenCTM());
+    return [place.x, place.y];
+  });
   return [...new Set([0, Math.floor(marks.length / 2), marks.length - 1])].filter(k => marks[k]).map(k => {
     const box = marks[k].getBoundingClientRect();
     return [box.x + box.width / 2, box.y + box.height / 2];
