@@ -322,21 +322,27 @@ def _machine_notice(sources: Sequence[Source]) -> list[Notice]:
     def told(key: str) -> list[tuple[str, Any]]:
         return [(s.label, s.provenance.get(key)) for s in sources]
 
-    lines = []
-    for key in ("gtvbench", "git", "python", "platform"):
-        lines += _different(key, told(key))
-    for key in ("hardware", "packages"):
+    def differing(key: str) -> list[str]:
         tables = [(label, value or {}) for label, value in told(key)]
-        for name in dict.fromkeys(name for _, table in tables for name in table):
-            lines += _different(name, [(label, table.get(name)) for label, table in tables])
-    lines += _different("device", [(s.label, listed(list(s.devices)) or None) for s in sources if s.arms])
-    if not lines:
-        return []
-    text = (
-        "The runs were made on different machines or with different versions: compare times and memory only between "
-        "arms of one run. Results of arms that train can depend on versions and devices as well."
-    )
-    return [Notice("machines", "Times are not comparable across runs", text, tuple(lines))]
+        names = dict.fromkeys(name for _, table in tables for name in table)
+        return [line for n in names for line in _different(n, [(label, table.get(n)) for label, table in tables])]
+
+    machines = _different("platform", told("platform")) + differing("hardware")
+    machines += _different("device", [(s.label, listed(list(s.devices)) or None) for s in sources if s.arms])
+    commits = [(label, value and str(value)[:12]) for label, value in told("git")]
+    versions = _different("gtvbench", told("gtvbench")) + _different("commit", commits)
+    versions += _different("python", told("python")) + differing("packages")
+    notices = []
+    if machines:
+        text = (
+            "The runs were made on different machines: compare times and memory only between arms of one run. Results "
+            "of arms that train can depend on the device as well."
+        )
+        notices.append(Notice("machines", "Times are not comparable across runs", text, tuple(machines)))
+    if versions:
+        text = "The runs were made with different versions: times, and results of arms that train, can depend on them."
+        notices.append(Notice("versions", "Different versions", text, tuple(versions)))
+    return notices
 
 
 def _different(name: str, values: Sequence[tuple[str, Any]]) -> list[str]:

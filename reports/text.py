@@ -20,15 +20,16 @@ _ROOT = (
     r"(?=[^\s\\/]))"
 )
 # Not inside a word or another path: the slash of kg/m, of a redacted path, of a relative one. Compiler flags are.
-_START = r"(?:(?<![\w./\\…~$%])|(?<=(?<![\w-])-[ILB]))"
+_START = r"(?:(?<![\w./\\…~$%+)])|(?<=(?<![\w-])-[ILB]))"
 # A quotation mark inside quotes that ends nothing: an apostrophe in a name (YAML doubles it), or an escaped one.
 _INNER = r"(?<=\w)['\"]{1,2}(?=\w)|(?<=\\)['\"]"
 _QUOTED_PATH = re.compile(rf"""(["'])(?:(?<=Path\(["'])|{_ROOT})(?:{_INNER}|(?!\1)[^\n])*\1""")
 _WHOLE_PATH = re.compile(rf"{_ROOT}[^\n]*")
 _FILE_LINE = re.compile(r"(?m)^(\s*file:[ \t]+)(\S.*)$")
-# Folders of a path may hold blanks and punctuation as long as a separator follows at once; its last part may not. So
-# rather a word too many is taken out than a folder too few.
-_FOLDER = r"""(?:(?!https?://)[^"'<>|\\/\n\r\t]|(?<=\w)'(?=\w))*?(?<! )"""
+# Folders of a path may hold blanks and punctuation as long as a separator follows at once; its last part may not, and a
+# known ending is the last part's. So rather a word too many is taken out than a folder too few.
+_ENDING = r"(?<=\.)(?:nii|gz|npy|npz|dcm|nrrd|mha|mhd|json|ya?ml|csv|parquet|pth?|safetensors|py|txt|log)(?![\w.\\/])"
+_FOLDER = rf"""(?:(?!https?://|{_ENDING})[^"'<>|\\/\n\r\t]|(?<=\w)'(?=\w))*?(?<! )"""
 _BARE_PATH = re.compile(
     rf"""(https?://)(?:[^\s"'<>/@]*@)?|{_START}{_ROOT}(?:{_FOLDER}[\\/]+)*"""
     r"""(?:(?:[^\s"'<>|,;:()\[\]{}\\/]|(?<=\w)'(?=\w))*[\w~%+\-=#&!$@])?"""
