@@ -85,12 +85,11 @@ def planned(arms: Sequence[Arm]) -> list[tuple[str, str]]:
 def by_patient(wide: pd.DataFrame, structure: str, metric: str) -> pd.DataFrame:
     """Scored values (patients, arms) of the whole volume, of patients whose reference has the structure.
 
-    Several cases of a patient are averaged. NaN where an arm lacks a finite value for any of a patient's cases:
+    Several cases of a patient are averaged. NaN where an arm lacks a value for any of a patient's cases:
     comparisons leave out that patient for that arm alone, and count it.
     """
     part = wide[(wide["scope"] == PRIMARY_SCOPE) & (wide["structure"] == structure) & wide["present"]]
     cases = part.pivot(index=["patient", "case"], columns="arm", values=metric)
-    cases = cases.where(np.isfinite(cases))
     gaps = cases.isna().groupby(level="patient").any()
     return cases.groupby(level="patient").mean().mask(gaps).sort_index()
 

@@ -30,10 +30,11 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """One row for each arm, case, structure and scope, a column for each metric, and `status`, `present`, `failed`.
 
     `present` is whether the reference has the structure in that scope: its volume is above 0 in any arm's row, or,
-    where no volume is recorded, the status does not say that it is empty and a DSC exists. The status decides before
-    the number: a failed case whose DSC or NSD is not finite has 0.
+    where no volume is recorded, the status does not say that it is empty and a DSC exists. A value that is not finite is
+    none (NaN), but the status decides before the number: a failed case without a DSC or NSD has 0.
     """
     values = scores.pivot(index=_KEYS, columns="metric", values="value").reindex(columns=list(METRICS))
+    values = values.where(np.isfinite(values))
     wide = values.join(scores.groupby(_KEYS)["status"].first()).reset_index()
     wide.columns.name = None
     volume = wide.groupby(["case", "structure", "scope"])["reference_volume_ml"].transform("max")
@@ -41,7 +42,7 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
     wide["present"] = np.where(volume.notna(), volume > 0, guess)
     wide["failed"] = wide["present"] & wide["status"].isin(FAILED)
     for metric in ("dsc", "nsd"):
-        wide[metric] = wide[metric].mask(wide["failed"] & ~np.isfinite(wide[metric]), 0.0)
+        wide[metric] = wide[metric].mask(wide["failed"] & wide[metric].isna(), 0.0)
     return wide
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +34,18 @@ class Interval:
 
 def patient_draws(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Values]:
     """How often each of `n` patients is drawn in each resample: chunks (up to 1000, n) of multinomial counts."""
-    rng = np.random.default_rng(seed)
+    counts = _draws(n, seed, resamples)
     for start in range(0, resamples, _CHUNK):
-        size = min(_CHUNK, resamples - start)
-        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)
+        yield counts[start : start + _CHUNK].astype(float)
+
+
+@lru_cache(maxsize=4)
+def _draws(n: int, seed: int, resamples: int) -> npt.NDArray[np.int32]:
+    # Every table of the same patients is resampled alike: drawing again would take a quarter of the whole analysis.
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.int32)
+    counts.setflags(write=False)
+    return counts
 
 
 def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:

@@ -35,6 +35,13 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
         ({"study": "../evil"}, "letters"),
         ({"dataset": {"path": "x"}}, "source"),
         ({"scoring": {"nsd-tolerance-mm": {"GTV-X": 1}}}, "GTV-X"),
+        ({"statistics": {"hd95-margin-mm": {"GTV-X": 1}}}, "hd95-margin-mm names unknown structures: GTV-X"),
+        ({"statistics": {"nsd-margin": {"GTV-T": 1.5}}}, "less than 1"),
+        ({"statistics": {"primary-metrics": []}}, "at least 1 item"),
+        ({"statistics": {"primary-metrics": ["dsc", "dsc"]}}, "each metric once"),
+        ({"statistics": {"primary-metrics": ["dice"]}}, "primary-metrics"),
+        ({"statistics": {"contrasts": [["a", "b"], ["b", "a"]]}}, "each pair of arms once"),
+        ({"statistics": {"contrasts": [["a", "a"]]}}, "two different arms"),
         ({"methods": {"m": {"fusions": ["rgb"]}}}, "unknown fusion 'rgb'"),
         ({"methods": {"a.b": {}}}, "method name"),
     ],
@@ -42,6 +49,23 @@ def test_an_unknown_key_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_study_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         read_study(write(tmp_path / "s.yaml", **changes))
+
+
+def test_margins_are_one_for_all_structures_or_one_a_structure(tmp_path: Path) -> None:
+    found = read_study(write(tmp_path / "s.yaml")).statistics
+    assert found.primary_metrics == ["dsc", "hd95_mm"] and found.resamples == 10_000
+    assert {metric: found.margin(metric, "GTV-T") for metric in ("dsc", "hd95_mm", "nsd", "assd_mm")} == {
+        "dsc": 0.05, "hd95_mm": 3.0, "nsd": 0.05, "assd_mm": 1.0,
+    }  # fmt: skip
+    study = read_study(write(tmp_path / "t.yaml", statistics={"hd95-margin-mm": {"GTV-T": 5}, "dsc-margin": 0.1}))
+    chosen = read_study(_saved(tmp_path / "u.yaml", study.as_yaml())).statistics
+    assert chosen == study.statistics and chosen.margin("dsc", "GTV-N") == 0.1
+    assert (chosen.margin("hd95_mm", "GTV-T"), chosen.margin("hd95_mm", "GTV-N")) == (5.0, 3.0)
+
+
+def _saved(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
 
 
 def test_settings_on_the_command_line_win(tmp_path: Path) -> None:

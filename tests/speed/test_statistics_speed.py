@@ -1,0 +1,35 @@
+"""The whole analysis of 100 patients x 8 arms x 2 structures with 10,000 resamples.
+
+    pytest tests/speed/test_statistics_speed.py --benchmark-enable --benchmark-only
+
+The target is 30 s on two cores; run it with nothing else on the machine.
+"""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from gtvbench.reports.load import Run, read_run
+from gtvbench.reports.results import analyse, as_json
+from gtvbench.reports.tables import wide_scores
+
+_SIMULATED = Path(__file__).parents[1] / "reports" / "simulated.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The simulated table, with a few crashes and a fifth of the patients without nodes."""
+    spec = spec_from_file_location("simulated", _SIMULATED)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path_factory.mktemp("speed") / "run"
+    return read_run(module.write_simulated_run(folder, 100, seed=1, failed=0.01, lack_last=0.2))
+
+
+def test_the_whole_analysis(benchmark: BenchmarkFixture, run: Run) -> None:
+    wide = wide_scores(run.scores)
+    results = benchmark.pedantic(analyse, args=(run, wide), rounds=3, warmup_rounds=1)
+    assert results.options.resamples == 10_000 and len(as_json(results)["contrasts"]) == 2 * 2 * 28
