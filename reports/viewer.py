@@ -115,10 +115,9 @@ def _thinned(case: CaseView) -> dict[str, Any]:
 
 
 def _roles_in_short(case: str, found: Sequence[selection.Reason]) -> str:
-    """What a case is shown as, for example "worst 3 times, median once"."""
+    """What a case is shown as and how often, for example "worst 3\u00d7, median 1\u00d7"."""
     roles = [role for reason in found if reason.case == case for role in reason.roles]
-    counts = ((role, roles.count(role)) for role in selection.ORDER if role in roles)
-    return ", ".join(f"{role} once" if n == 1 else f"{role} {n} times" for role, n in counts)
+    return ", ".join(f"{role} {roles.count(role)}\u00d7" for role in selection.ORDER if role in roles)
 
 
 def _reason(reason: selection.Reason) -> dict[str, str]:
