@@ -44,7 +44,7 @@ def viewer_section(run: Run, wide: pd.DataFrame) -> dict[str, Any]:
     linked. `wide` is `tables.wide_scores(run.scores)`.
     """
     view = View.of(run, wide)
-    found = selection.reasons(wide, view.arms, run.structures)
+    found = selection.reasons(wide, view.arms, view.structures)
     order = selection.chosen(found)
     data: list[dict[str, Any]] = []
     shown: list[CaseView] = []
@@ -80,7 +80,7 @@ def case_pages(run: Run, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
     from gtvbench.reports.page import _environment
 
     view = View.of(run, wide)
-    found = selection.reasons(wide, view.arms, run.structures)
+    found = selection.reasons(wide, view.arms, view.structures)
     template = _environment().get_template("case.html.j2")
     for place, name in enumerate(view.cases):
         case = view.case(name)
