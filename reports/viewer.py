@@ -34,7 +34,7 @@ def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dic
     linked. `wide` is `tables.wide_scores(run.scores)`.
     """
     view = View.of(run, wide)
-    found = selection.reasons(wide, view.arms, run.structures)
+    found = selection.reasons(wide, view.arms, view.structures)
     order = selection.chosen(found)
     data: list[dict[str, Any]] = []
     shown: list[CaseView] = []
@@ -66,7 +66,7 @@ def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dic
 def case_pages(run: Run, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """(file name, HTML) of the page of every test case, one at a time."""
     view = View.of(run, wide)
-    found = selection.reasons(wide, view.arms, run.structures)
+    found = selection.reasons(wide, view.arms, view.structures)
     template = environment().get_template("case.html.j2")
     for place, name in enumerate(view.cases):
         case = view.case(name)
@@ -100,10 +100,9 @@ def _thinned(case: CaseView, room: int) -> dict[str, Any]:
 
 
 def _roles_in_short(case: str, found: Sequence[selection.Reason]) -> str:
-    """What a case is shown as, for example "worst 3 times, median once"."""
+    """What a case is shown as and how often, for example "worst 3\u00d7, median 1\u00d7"."""
     roles = [role for reason in found if reason.case == case for role in reason.roles]
-    counts = ((role, roles.count(role)) for role in selection.ORDER if role in roles)
-    return ", ".join(f"{role} once" if n == 1 else f"{role} {n} times" for role, n in counts)
+    return ", ".join(f"{role} {roles.count(role)}\u00d7" for role in selection.ORDER if role in roles)
 
 
 def _reason(reason: selection.Reason) -> dict[str, str]:

@@ -39,6 +39,7 @@ class View:
     scores: Mapping[tuple[str, str, str], Mapping[str, Any]]
     pictures: Pictures
     arms: list[str]
+    structures: tuple[str, ...]
     cases: list[str]
 
     @classmethod
@@ -47,7 +48,7 @@ class View:
         rows: list[dict[str, Any]] = of_scope(wide, PRIMARY_SCOPE).to_dict("records")  # type: ignore[assignment]
         scores = {(row["arm"], row["case"], row["structure"]): row for row in rows}
         cases = sorted({row["case"] for row in rows})
-        return cls(run, scores, read_pictures(run), [arm.name for arm in run.scored_arms], cases)
+        return cls(run, scores, read_pictures(run), [arm.name for arm in run.scored_arms], run.structures, cases)
 
     @property
     def turned_off(self) -> bool:
@@ -72,7 +73,7 @@ class View:
                 }
                 for arm in self.arms
             ],
-            "structures": [visible(s) for s in self.run.structures],
+            "structures": [visible(s) for s in self.structures],
         }
 
     def row(self, arm: str, case: str, structure: str) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class View:
     def scores_table(self, case: str) -> Table:
         """Scores of one case: a row for each arm, a group of columns for each structure."""
         groups, head = [("", 1)], ["Arm"]
-        for structure in self.run.structures:
+        for structure in self.structures:
             volumes = {self.row(arm, case, structure).get("reference", ABSENT) for arm in self.arms} - {ABSENT}
             size = f" (reference {min(volumes)} mL)" if volumes else ""
             groups.append((f"{structure}{size}", 4))
@@ -101,7 +102,7 @@ class View:
         rows = []
         for arm in self.arms:
             cells = [Cell(arm)]
-            for structure in self.run.structures:
+            for structure in self.structures:
                 row = self.row(arm, case, structure)
                 cells += [Cell(row.get(key, ABSENT)) for key in ("dsc", "hd95", "volume")]
                 cells.append(Cell(row.get("status", ABSENT), wordy=True))
@@ -119,13 +120,12 @@ class CaseView:
 
     def data(self, step: int = 1) -> dict[str, Any]:
         """What the script needs: frame, pictures, contours and scores; lists run along the slices, each `step`-th."""
-        pictures, structures = self.pictures, self.view.run.structures
+        pictures, structures = self.pictures, self.view.structures
         slices = self._slices(step)
         height, width = pictures.size
         _, row_mm, column_mm = pictures.spacing
         encoded = {m: [base64.b64encode(p).decode() for p in ps] for m, ps in pictures.all_pictures(slices).items()}
         voxels = [pictures.voxels(s) for s in structures]
-        arms = [self._arm(arm, slices) for arm in self.view.arms]
         return {
             "name": visible(self.name),
             "page": case_link(self.name),
@@ -145,8 +145,8 @@ class CaseView:
             "reference": [_along(pictures.paths("reference", s), slices) for s in structures],
             "voxels": [[v[z] for z in slices] for v in voxels],
             "prompts": [_along(pictures.paths("prompts", s), slices) for s in structures],
-            "arms": arms,
-            "pair": self._pair(arms),
+            "arms": [self._arm(arm, slices) for arm in self.view.arms],
+            "pair": self._pair(),
         }
 
     def still(self) -> dict[str, Any]:
@@ -156,13 +156,13 @@ class CaseView:
         height, width = pictures.size
         _, row_mm, column_mm = pictures.spacing
         colours = figures.styles(self.view.run.arms)
-        best = [self.view.arms[k] for k in self._pair([self._arm(arm, ()) for arm in self.view.arms])]
+        best = [self.view.arms[k] for k in self._pair()]
         return {
             "name": self.name,
             "link": case_link(self.name),
             "modality": modality,
             "slice": z + 1,
-            "of": len(pictures.voxels(self.view.run.structures[0])),
+            "of": len(pictures.voxels(self.view.structures[0])),
             "width": width,
             "height": height,
             "shown_width": round(width * column_mm, 2),
@@ -179,7 +179,7 @@ class CaseView:
         }
 
     def _joined(self, pictures: CasePictures, z: int) -> str:
-        return "".join(pictures.paths("reference", s).get(z, "") for s in self.view.run.structures)
+        return "".join(pictures.paths("reference", s).get(z, "") for s in self.view.structures)
 
     def _contours(self, arm: str) -> Contours | None:
         return self.view.pictures.contours(arm, self.pictures)
@@ -191,13 +191,13 @@ class CaseView:
 
     def _largest(self) -> int:
         """Slice with the largest reference area, the first of several."""
-        totals = [sum(counts) for counts in zip(*map(self.pictures.voxels, self.view.run.structures), strict=True)]
+        totals = [sum(counts) for counts in zip(*map(self.pictures.voxels, self.view.structures), strict=True)]
         shown = self.pictures.slices
         return max(shown, key=lambda z: (totals[z], -z)) if totals else shown.start
 
     def _arm(self, arm: str, slices: Sequence[int]) -> dict[str, Any]:
         """Scores and contours of one arm; `paths` is None where it has no mask to draw."""
-        structures, drawn = self.view.run.structures, self._contours(arm)
+        structures, drawn = self.view.structures, self._contours(arm)
         rows = [self.view.row(arm, self.name, s) for s in structures]
         entry: dict[str, Any] = {"scores": rows, "paths": None, "slices": None, "outside": [], "note": ""}
         if drawn is None:
@@ -210,14 +210,16 @@ class CaseView:
             entry["outside"] = [_millilitres(drawn.outside.get(s, 0) * self.pictures.voxel_ml) for s in structures]
         return entry
 
-    def _pair(self, arms: Sequence[dict[str, Any]]) -> list[int]:
+    def _pair(self) -> list[int]:
         """Arms that the two pictures begin with: the best of this case by mean DSC, and the worst."""
 
-        def mean(k: int) -> float:
-            values = [row["value"] for row in arms[k]["scores"] if row.get("value") is not None]
+        def mean(arm: str) -> float:
+            rows = [self.view.row(arm, self.name, structure) for structure in self.view.structures]
+            values = [row["value"] for row in rows if row.get("value") is not None]
             return sum(values) / len(values) if values else -1.0
 
-        order = sorted(range(len(arms)), key=lambda k: (-mean(k), k))
+        means = [mean(arm) for arm in self.view.arms]
+        order = sorted(range(len(means)), key=lambda k: (-means[k], k))
         return order if len(order) < 2 else [order[0], order[-1]]
 
 

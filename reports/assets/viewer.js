@@ -127,10 +127,10 @@
 
   function label(pane, line, text) {
     const box = line.getBBox();
-    const span = make("span", "v-label", text);
-    const left = box.x + box.width > 0.75 * current.width;
-    span.style.top = clamp(100 * box.y / current.height, 1, 92) + "%";
-    span.style[left ? "right" : "left"] = (left ? 100 - 100 * box.x / current.width : 100 * (box.x + box.width) / current.width) + "%";
+    const below = box.y < 0.08 * current.height;
+    const span = make("span", "v-label" + (below ? " below" : ""), text);
+    span.style.left = clamp(100 * (box.x + box.width / 2) / current.width, 8, 92) + "%";
+    span.style.top = 100 * (below ? box.y + box.height : box.y) / current.height + "%";
     pane.over.append(span);
   }
 
@@ -199,7 +199,7 @@
       own.dataset.structure = k;
       row.append(own);
       body.append(row);
-      if (score.status && score.status !== "ok") {
+      if (arm.paths && score.status && score.status !== "ok") {
         const note = make("tr"), cell = make("td", "v-status", statuses[score.status] || score.status);
         cell.colSpan = 5;
         note.append(cell);
@@ -427,7 +427,9 @@
   option("viewer-layers", "checkbox", "prompt boxes", { layer: "boxes" }, true, () => toggle("boxes"), "box");
   if (all.structures.length > 1) {
     all.structures.forEach((name, k) => option("viewer-layers", "checkbox", name, { structure: k }, true, () => toggleStructure(k)));
-    byId("viewer-digits").textContent = ", 1 to " + Math.min(9, all.structures.length) + " structure";
+    byId("viewer-digits").append(", ");
+    all.structures.slice(0, 9).forEach((_, k) => byId("viewer-digits").append(make("kbd", "", String(k + 1)), " "));
+    byId("viewer-digits").append("structure");
   }
   slider.addEventListener("input", () => setSlice(Number(slider.value)));
   root.hidden = false;
