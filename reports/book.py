@@ -57,7 +57,7 @@ class Book:
         if live is not None:
             self.specifications.append(dict(live))
         height = None if live is None else int(live["layout"]["height"])
-        return Shown(name, title, reading, Markup(static.inline(drawn.svg.decode(), name)), height, table)
+        return Shown(name, title, reading, Markup(static.inline(drawn.inline.decode(), name)), height, table)
 
     def links(self) -> dict[str, str]:
         """Address of every CSV file: inside the page where it is small."""

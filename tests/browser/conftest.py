@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from run_writer import Plan, RunWriter
 
-pytest.importorskip("playwright", reason="playwright is not installed (pip install .[dev])")
-
-import chromium
-from playwright.sync_api import Browser, BrowserContext, Page
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 #: What a name could try, were it ever taken for markup, for a script, for plotly's or for matplotlib's notation.
 HOSTILE = (
@@ -49,7 +47,10 @@ class Visit:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The machine's Chromium; without one the tests are skipped, saying so."""
+    """The machine's Chromium; without one, or without playwright, the tests are skipped, saying so."""
+    pytest.importorskip("playwright", reason="playwright is not installed (pip install .[dev])")
+    import chromium
+
     if chromium.executable() is None:
         pytest.skip(f"no Chromium on this machine (looked for {', '.join(chromium.NAMES)})")
     with chromium.started() as found:
@@ -62,6 +63,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
 
     `draw` walks past every figure, as a reader does: a page may draw its interactive figures when they come near.
     """
+    from chromium import DRAW
+
     contexts: list[BrowserContext] = []
 
     def opened(path: Path, width: int = 1400, scheme: Any = "light", script: bool = True, draw: bool = True) -> Visit:
@@ -77,7 +80,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         found = Visit(context.new_page())
         found.page.goto(path.as_uri())
         if script and draw:
-            found.page.evaluate(chromium.DRAW)
+            found.page.evaluate(DRAW)
         return found
 
     yield opened

@@ -31,10 +31,10 @@ FOCUS = f"""() => {{
 }}"""
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1400, "dark")])
-def test_axe_finds_nothing_serious(visit: Visitor, report: Path, width: int, scheme: str) -> None:
+@pytest.mark.parametrize(("width", "scheme", "unfolded"), [(320, "light", False), (1400, "dark", True)])
+def test_axe_finds_nothing_serious(visit: Visitor, report: Path, width: int, scheme: str, unfolded: bool) -> None:
     page = visit(report, width=width, scheme=scheme).page
-    page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
+    page.evaluate("value => document.querySelectorAll('details').forEach(e => { e.open = value; })", unfolded)
     page.evaluate(axe.AXE_SCRIPT)
     result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     assert result["passes"]

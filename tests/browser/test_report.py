@@ -32,16 +32,35 @@ STATIC = f"""() => {{ {SEEN}
   }});
 }}"""
 
-#: Texts of figures whose contrast with the page is below 4.5 : 1 (axe does not read SVG): [text, ratio].
+#: Texts of figures whose contrast with what lies behind them is below 4.5 : 1 (axe does not read SVG): [text, ratio].
+#: Behind a text lie the page and, in the order of drawing, the filled shapes around its middle.
 PALE = f"""() => {{ {SEEN}
-  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const paper = luminance(numbers(getComputedStyle(document.body).backgroundColor));
-  return [...document.querySelectorAll('.plot svg text')].filter(seen).map(text => {{
-    const [r, g, b] = numbers(getComputedStyle(text).fill);
-    const own = luminance([r, g, b]);
-    return [text.textContent, (Math.max(own, paper) + 0.05) / (Math.min(own, paper) + 0.05)];
+  const paper = numbers(getComputedStyle(document.body).backgroundColor).slice(0, 3);
+  const behind = (text, shapes) => {{
+    const box = text.getBoundingClientRect();
+    const middle = new DOMPoint(box.x + box.width / 2, box.y + box.height / 2);
+    return shapes.reduce((under, [shape, colour, alpha, inverse]) =>
+      shape.compareDocumentPosition(text) & Node.DOCUMENT_POSITION_FOLLOWING
+      && shape.isPointInFill(middle.matrixTransform(inverse))
+        ? under.map((v, k) => alpha * colour[k] + (1 - alpha) * v) : under, paper);
+  }};
+  return [...document.querySelectorAll('.plot svg')].filter(seen).flatMap(drawing => {{
+    const shapes = [...drawing.querySelectorAll('path, rect, circle, polygon')]
+      .filter(shape => !shape.closest('defs, clipPath'))
+      .map(shape => [shape, getComputedStyle(shape)])
+      .filter(([, style]) => style.fill.startsWith('rgb'))
+      .map(([shape, style]) => {{
+        const colour = numbers(style.fill);
+        return [shape, colour, (colour[3] ?? 1) * style.fillOpacity * style.opacity, shape.getScreenCTM().inverse()];
+      }})
+      .filter(([, , alpha]) => alpha > 0);
+    return [...drawing.querySelectorAll('text')].filter(seen).map(text => {{
+      const [own, under] = [numbers(getComputedStyle(text).fill), behind(text, shapes)].map(luminance);
+      return [text.textContent, (Math.max(own, under) + 0.05) / (Math.min(own, under) + 0.05)];
+    }});
   }}).filter(([, ratio]) => ratio < 4.5);
 }}"""
 
@@ -132,18 +151,16 @@ def hovered(page: Any) -> dict[str, list[str]]:
     return labels
 
 
-#: Middles of the first, a middle and the last of a figure's marks, in pixels of the window.
+#: Middles of the first, a middle and the last of a figure's marks, in pixels of the window; where it has none but
+#: lines, three places along the first and the last of them.
 POINTS = """live => {
-  const marks = [...live.querySelectorAll('.points path.point')];
-  const line = live.querySelector('path.js-line');
-  if (!marks.length && line) return [.3, .5, .7].map(share => {
+  const some = list => [...new Set([0, Math.floor(list.length / 2), list.length - 1])].flatMap(k => list[k] || []);
+  const marks = some([...live.querySelectorAll('.points path.point')]).map(mark => mark.getBoundingClientRect());
+  if (marks.length) return marks.map(box => [box.x + box.width / 2, box.y + box.height / 2]);
+  return some([...live.querySelectorAll('.lines path.js-line')]).flatMap(line => [0.2, 0.5, 0.8].map(share => {
     const place = line.getPointAtLength(share * line.getTotalLength()).matrixTransform(line.getScreenCTM());
     return [place.x, place.y];
-  });
-  return [...new Set([0, Math.floor(marks.length / 2), marks.length - 1])].filter(k => marks[k]).map(k => {
-    const box = marks[k].getBoundingClientRect();
-    return [box.x + box.width / 2, box.y + box.height / 2];
-  });
+  }));
 }"""
 
 
