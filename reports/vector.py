@@ -54,7 +54,7 @@ def draw(make: Callable[[], Figure]) -> Drawn:
 
 
 def save(figure: Figure) -> dict[str, bytes]:
-    """The files of a figure: 'svg' and 'pdf'. Its links are gone afterwards, its background is white."""
+    """The files of a figure made elsewhere: "svg" and "pdf". Afterwards its links are gone and its ground is white."""
     with _in_style():
         drawn = _written(figure)
     return {"svg": drawn.svg, "pdf": drawn.pdf}
