@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports import cost, layout, prose, published, tables, verdict
+from gtvbench.reports import cost, exports, layout, prose, published, tables, verdict
 from gtvbench.reports.book import Book
 from gtvbench.reports.load import Run
+from gtvbench.reports.methods_text import methods_text
 from gtvbench.reports.results import Results, analyse, as_json
 from gtvbench.reports.sections import differences as difference_section
 from gtvbench.reports.sections import volumes as volume_section
@@ -23,13 +24,19 @@ from gtvbench.reports.text import listed, redact, redact_all
 
 
 def content(run: Run, book: Book) -> dict[str, Any]:
-    """Context of the page's template; files and figures go into the book."""
+    """Context of the page's template; files and figures go into the book, every table in the formats of papers too."""
+    context = _context(run, book)
+    book.files |= exports.files(exports.collect(context))
+    return context
+
+
+def _context(run: Run, book: Book) -> dict[str, Any]:
     wide = tables.wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
     scopes = (tables.PRIMARY_SCOPE, tables.SECONDARY_SCOPE)
     summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
-    volume = summary[summary["scope"] == tables.PRIMARY_SCOPE]
     results = analyse(run, wide)
+    volume = _with_intervals(summary[summary["scope"] == tables.PRIMARY_SCOPE], results)
     stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     metrics = results.options.primary_metrics
@@ -43,8 +50,11 @@ def content(run: Run, book: Book) -> dict[str, Any]:
     }.items():  # fmt: skip
         book.frame(name, frame)
     book.files["stats.json"] = json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
+    methods = methods_text(run)
+    book.files |= methods.files()
     return {
         "run": run,
+        "methods": methods,
         "banners": prose.banners(run, wide, summary),
         "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
         "caveats": prose.caveats(run, stability),
@@ -52,7 +62,7 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "prompts": _prompt_counts(run),
         "arms": layout.arms_table(run),
         "status": layout.status_table(status),
-        "scores": [_score_section(run, summary, costs, structure, k) for k, structure in enumerate(run.structures)],
+        "scores": [_score_section(run, summary, costs, results, s, k) for k, s in enumerate(run.structures)],
         "violins": distributions(run, wide, metrics, book),
         "differences": difference_section.differences(results, book),
         "resamples": results.options.resamples,
@@ -99,13 +109,21 @@ def _repetitions(results: Results) -> list[layout.Table]:
 
 
 def _score_section(
-    run: Run, summary: pd.DataFrame, costs: Mapping[str, float | None], structure: str, index: int
+    run: Run, summary: pd.DataFrame, costs: Mapping[str, float | None], results: Results, structure: str, index: int
 ) -> dict[str, Any]:
     def table(scope: str, name: str) -> layout.Table:
         return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
 
     primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
-    return {"structure": structure, "primary": primary, "secondary": secondary}
+    intervals = layout.intervals_table(results.summary, structure, f"intervals-{index}")
+    return {"structure": structure, "primary": primary, "secondary": secondary, "intervals": intervals}
+
+
+def _with_intervals(summary: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """The rows of the whole volume with the interval of their mean DSC (dsc_low, dsc_high)."""
+    own = results.summary[results.summary["metric"] == "dsc"]
+    own = own.rename(columns={"mean_low": "dsc_low", "mean_high": "dsc_high"})
+    return summary.merge(own[["structure", "arm", "dsc_low", "dsc_high"]], on=["structure", "arm"], how="left")
 
 
 def _failures(run: Run) -> pd.DataFrame:

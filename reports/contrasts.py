@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.study import StatisticsOptions, problems
-from gtvbench.reports.load import Arm, Run
+from gtvbench.reports.load import Arm, Run, comparable
 from gtvbench.reports.statistics.intervals import bca_levels
 from gtvbench.reports.statistics.paired import (
     DIGITS,
@@ -103,9 +103,7 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     """
     options = statistics_of(run)
     names = [arm.name for arm in run.scored_arms]
-    wanted = (
-        planned(run.scored_arms) if options.contrasts is None else [c for c in options.contrasts if set(c) <= {*names}]
-    )
+    wanted = planned(run.scored_arms) if options.contrasts is None else _declared(run, options.contrasts)
     rest = [pair for pair in itertools.combinations(names, 2) if pair not in wanted and pair[::-1] not in wanted]
     rows: list[dict[str, Any]] = []
     for structure in run.structures:
@@ -119,6 +117,18 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
                     row["p_holm"] = float(p)
                 rows += [{"structure": structure, "metric": metric, "planned": is_planned, **row} for row in family]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _declared(run: Run, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs of the study file of the arms there are; a name without its seed stands for its repetitions."""
+    scored = {arm.name for arm in run.scored_arms}
+    return [
+        (a.name, b.name)
+        for one, other in pairs
+        for a in run.named(one)
+        for b in run.named(other)
+        if comparable(a, b) and {a.name, b.name} <= scored
+    ]
 
 
 def statistics_of(run: Run) -> StatisticsOptions:

@@ -256,6 +256,27 @@ def tau_table(ranked: Mapping[str, Any], name: str) -> Table:
     return Table(name, caption, ("Ranked by", "5th percentile", "median", "95th percentile"), tuple(rows))
 
 
+def intervals_table(table: pd.DataFrame, structure: str, name: str) -> Table:
+    """Means of overlap metrics and medians of distances with their 95 % intervals, and the tail of the DSC."""
+    part = table[table["structure"] == structure].set_index(["metric", "arm"])
+    rows = []
+    for arm in dict.fromkeys(table.loc[table["structure"] == structure, "arm"]):
+        dsc = part.loc[("dsc", arm)]
+        cells = [str(arm), str(dsc["n"]), number(dsc["mean"], 3), between(dsc["mean_low"], dsc["mean_high"], 3)]
+        cells += [number(dsc["p5"], 3), number(dsc["minimum"], 3)]
+        for metric, middle in (("hd95_mm", "median"), ("nsd", "mean"), ("assd_mm", "median")):
+            r, digits = part.loc[(metric, arm)], MEASURES[metric].digits
+            cells += [number(r[middle], digits), between(r[f"{middle}_low"], r[f"{middle}_high"], digits)]
+        rows.append(_row(*cells))
+    groups = (("", 1), ("DSC", 5), ("HD95, mm", 2), ("NSD", 2), ("ASSD, mm", 2))
+    head = (
+        "Arm", "n", "mean", "95 % CI", "5th percentile", "min", "median", "95 % CI", "mean", "95 % CI", "median",
+        "95 % CI",
+    )  # fmt: skip
+    caption = f"{structure}: 95 % confidence intervals over patients"
+    return Table(name, caption, head, tuple(rows), groups, "intervals.csv")
+
+
 def subgroup_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:
     """Mean score of each arm in each third of the patients by reference volume, with its interval."""
     part = table[(table["structure"] == structure) & (table["metric"] == metric)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.store import SCHEMA
@@ -201,7 +202,10 @@ def comparable(one: Arm, other: Arm) -> bool:
 
 def plan_notices(run: Run) -> list[Notice]:
     """A notice where the study file plans differences between arms that the run does not have."""
-    declared = StatisticsOptions.model_validate(run.study.get("statistics") or {}).contrasts or []
+    try:
+        declared = StatisticsOptions.model_validate(run.study.get("statistics") or {}).contrasts or []
+    except ValidationError:
+        return []  # the analysis says what is wrong with the block
     lines = [f"{one} against {other}" for one, other in declared if not (run.named(one) and run.named(other))]
     text = "The study file plans these differences, but the run lacks one of the arms: they are not among the planned."
     return [Notice("plan", "Planned differences without their arms", text, tuple(lines))] if lines else []
