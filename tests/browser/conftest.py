@@ -93,6 +93,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """index.html of a whole run: six arms, two structures, failed steps, banners, every section."""
     writer = RunWriter()
     writer.fail("box-fill", writer.cases[:1], "crashed")
+    writer.study["spacing"] = [1.0 + 0.01 * k for k in range(60)]  # longer than the box that shows the study file
     return _built(writer, tmp_path_factory.mktemp("browser"))
 
 

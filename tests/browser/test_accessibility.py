@@ -36,7 +36,8 @@ def test_axe_finds_nothing_serious(visit: Visitor, report: Path, width: int, sch
     page = visit(report, width=width, scheme=scheme).page
     page.evaluate("value => document.querySelectorAll('details').forEach(e => { e.open = value; })", unfolded)
     page.evaluate(axe.AXE_SCRIPT)
-    result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    # Drawings are left out: axe cannot tell what lies behind a text in SVG, and takes its time to say so.
+    result = page.evaluate("axe.run({exclude: [['.plot svg']]}, {resultTypes: ['violations']})")
     assert result["passes"]
     found = [
         f"{rule['id']} ({rule['impact']}): {node['target']} {node['failureSummary']}"
