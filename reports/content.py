@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports import cost, exports, layout, prose, published, tables, verdict
+from gtvbench.reports import cost, exports, layout, layout_cost, layout_statistics, prose, published, tables, verdict
 from gtvbench.reports.book import Book
 from gtvbench.reports.load import Run
 from gtvbench.reports.methods_text import methods_text
@@ -73,20 +73,23 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "profiles": profiles(run, results, book),
         "repetitions": _repetitions(results),
         "models": [
-            layout.model_table(model, f"model-{model.metric.split('_')[0]}")
+            layout_statistics.model_table(model, f"model-{model.metric.split('_')[0]}")
             for model in results.models
             if not model.by_volume and model.converged and len(model.structures) > 1
         ],
         "absent": layout.false_positive_table(absent),
         "stability": [
-            (layout.sensitivity_table(stability, s, f"sensitivity-{k}"), prose.stability_sentence(stability, s))
+            (
+                layout_statistics.sensitivity_table(stability, s, f"sensitivity-{k}"),
+                prose.stability_sentence(stability, s),
+            )
             for k, s in enumerate(run.structures)
         ],
-        "times": time_figures(run, stages, book),
-        "epochs": layout.epochs_table(book.frame("epochs", cost.epoch_summary(run))),
-        "prediction": layout.prediction_table(stages),
-        "stages": layout.stages_table(stages),
-        "resources": layout.resources_table(book.frame("resources", cost.resources(run))),
+        "times": time_figures(run, stages, costs, book),
+        "epochs": layout_cost.epochs_table(book.frame("epochs", cost.epoch_summary(run))),
+        "prediction": layout_cost.prediction_table(stages),
+        "stages": layout_cost.stages_table(stages),
+        "resources": layout_cost.resources_table(book.frame("resources", cost.resources(run))),
         "training": training(run, book),
         "failures": _alike(run),
         "published": layout.published_table(run, summary) if published.comparable(run.structures) else None,
@@ -101,7 +104,7 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
 def _repetitions(results: Results) -> list[layout.Table]:
     """Tables of the spread between seeds, where there are several."""
     found = [
-        layout.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
+        layout_statistics.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
         for k, s in enumerate(results.structures)
         for metric in results.options.primary_metrics
     ]
@@ -115,7 +118,7 @@ def _score_section(
         return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
 
     primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
-    intervals = layout.intervals_table(results.summary, structure, f"intervals-{index}")
+    intervals = layout_statistics.intervals_table(results.summary, structure, f"intervals-{index}")
     return {"structure": structure, "primary": primary, "secondary": secondary, "intervals": intervals}
 
 

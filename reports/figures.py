@@ -24,12 +24,12 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = ("circle", "square", "triangle-up")
 
 #: A distribution is drawn from this many patients on; below it the patients alone are.
-MIN_FOR_VIOLIN = 4
+MIN_FOR_VIOLIN = 10
 
 #: Heights in px: one row of a violin panel, its label, and what is above and below the rows.
-ROW, TOP, BOTTOM = 70, 8, 46
+ROW, TOP, BOTTOM = 78, 8, 46
 #: In rows: half the height of a violin, the band of points beside its centre (from, to), the centre below the middle.
-HALF, BAND, SINK = 0.26, (0.075, 0.19), 0.17
+HALF, BAND, SINK = 0.25, (0.075, 0.19), 0.2
 
 # What fits above a violin on a page of 320 px.
 _LONGEST_LABEL = 36
@@ -239,9 +239,9 @@ def forest(table: pd.DataFrame, structure: str, metric: str, number_of: int) -> 
     measure = MEASURES[metric]
     title = f"{structure}, {measure.named}: planned differences"
     margin = float(table.loc[chosen, "margin"].iloc[0])
-    return Forest(
-        f"forest-{number_of}", title, rows, margin, f"difference in {measure.named}", measure.higher_is_better
-    )
+    sides = ("second better", "first better") if measure.higher_is_better else ("first better", "second better")
+    axis = f"← {sides[0]} · {measure.named} · {sides[1]} →"
+    return Forest(f"forest-{number_of}", title, rows, margin, axis, measure.higher_is_better)
 
 
 def forest_reading(figure: Forest) -> str:

@@ -82,8 +82,8 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         trace["line"] = {"color": series.colour, "width": 2, "dash": _DASHES[series.dash]}
         trace["line"] |= {"shape": "hv"} if series.kind == "steps" else {}
     if series.marker:
-        trace["marker"] = {"symbol": series.marker, "size": 6, "color": series.colour}
-        trace["marker"]["line"] = {"color": "@paper", "width": 0.5}
+        trace["marker"] = {"symbol": series.marker, "size": 7, "color": series.colour}
+        trace["marker"]["line"] = {"color": "@ink", "width": 0.5}
     if series.words:
         trace |= {"hoverinfo": "text", "hovertext": [html.escape(words) for words in series.words]}
     elif lined and series.legend:

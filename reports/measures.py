@@ -42,6 +42,11 @@ class Measure:
         return self.metric.split("_")[0]
 
 
+def main_scheme(metric: str) -> str:
+    """The way to rank that the page shows first: by the mean, or by the median where one penalty would move a mean."""
+    return "mean-then-rank" if MEASURES[metric].bounded else "median-then-rank"
+
+
 MEASURES = {
     "dsc": Measure("dsc", "DSC", "", 3),
     "hd95_mm": Measure("hd95_mm", "HD95", "mm", 1),

@@ -14,7 +14,7 @@ import pandas as pd
 from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.load import Run
-from gtvbench.reports.measures import MEASURES
+from gtvbench.reports.measures import MEASURES, main_scheme
 from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import order_changes, presence
@@ -22,6 +22,9 @@ from gtvbench.reports.text import counted, equals, finite, listed, number, perce
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
+
+#: Wald tests of a mixed model rest on many patients; below so many the page calls them indicative.
+MIN_FOR_A_MODEL = 30
 
 
 @dataclass(frozen=True)
@@ -160,14 +163,22 @@ def margins(options: StatisticsOptions, structures: Sequence[str]) -> str:
 
 def ranking(ranked: Mapping[str, Any]) -> str:
     """How firm a ranking is, in a sentence."""
-    scheme = ranked["schemes"]["mean-then-rank"]
+    chosen = main_scheme(ranked["metric"])
+    scheme = ranked["schemes"][chosen]
     first = max(range(len(ranked["arms"])), key=lambda k: scheme["probability"][k][0])
     share = percent(scheme["probability"][first][0])
     name = MEASURES[ranked["metric"]].title
-    text = f"By mean {name}, {ranked['arms'][first]} comes first in {share} of the patient resamples"
+    way = "mean" if chosen == "mean-then-rank" else "median"
+    text = f"By {way} {name}, {ranked['arms'][first]} comes first in {share} of the patient resamples"
     tau = scheme["tau_b"]
     text += f"; Kendall's tau-b with the ranking of all patients: median {number(tau[1], 2)}, 5th percentile "
     text += f"{number(tau[0], 2)}."
+    pairs = len(ranked["arms"]) * (len(ranked["arms"]) - 1) // 2
+    if smallest_p(ranked["patients"]) * pairs > LEVEL:
+        text += (
+            f" With {counted(ranked['patients'], 'patient')} and {counted(pairs, 'pair')} no two arms can be told "
+            "apart after Holm, whatever the scores are."
+        )
     omnibus = ranked["friedman"]
     if omnibus is not None:
         text += f" Friedman: chi-square {number(omnibus['chi2'], 2)} on {omnibus['df']} degrees of freedom, p "
@@ -229,11 +240,12 @@ def interaction(model: Model | None, metric: str) -> str:
     test = next((t for t in model.tests if " x " in t.term), None)
     if test is None:
         return ""
+    few = "; with so few patients indicative only" if model.patients < MIN_FOR_A_MODEL else ""
     found = "hang on the size of the target" if test.p < LEVEL else "were not shown to hang on the size of the target"
     return (
         f"Differences between arms in {MEASURES[metric].title} {found}: interaction of arm and log volume, Wald "
         f"chi-square {number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} "
-        f"(mixed model, {model.patients} patients, not adjusted)."
+        f"(mixed model, {model.patients} patients, not adjusted{few})."
     )
 
 

@@ -57,7 +57,7 @@ def _draw(axes: Axes, series: Series) -> None:
     marker = MARKERS[series.marker] if series.marker else None
     if series.kind == "points":
         axes.plot(
-            x, y, marker=marker, markersize=4, color=series.colour, markeredgecolor=PAPER, markeredgewidth=0.4,
+            x, y, marker=marker, markersize=5, color=series.colour, markeredgecolor=INK, markeredgewidth=0.4,
             linestyle="none", label=label,
         )  # fmt: skip
         return

@@ -144,9 +144,11 @@ def percent(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """A time in the unit that suits it: 12.3 ms, 1.23 s, 2 min 05 s, 1 h 12 min."""
+    """A time in the unit that suits it: 3.90 µs, 12.3 ms, 1.23 s, 2 min 05 s, 1 h 12 min."""
     if not finite(seconds):
         return ABSENT
+    if 0 < seconds < 0.9995e-3:
+        return f"{_three(1e6 * seconds)} µs"
     if seconds < 0.9995:
         return f"{_three(1000 * seconds)} ms"
     if seconds < 119.5:

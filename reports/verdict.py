@@ -59,10 +59,9 @@ def verdicts(
         record = next((r for r in ranked if r["structure"] == structure and r["metric"] == "dsc"), None)
         points = [_patients(part[best[0]], present, scored)]
         points += _lead(part, best, chosen, present)
-        points += _told_apart(part, best, chosen, present)
+        points += _tests(part, best, chosen)
         points += _ranking(best, record)
         points += _surface(part, best)
-        points += _planned(chosen)
         points += _box_alone(part, {arm.name: arm for arm in run.arms})
         points += _unprompted(part, {arm.name: arm for arm in run.arms})
         points += _cost(run, best, costs)
@@ -138,23 +137,29 @@ def all_pairs(chosen: pd.DataFrame, metric: str) -> dict[frozenset[str], float]:
     return dict(zip(p, (float(v) for v in holm(list(p.values()))), strict=True)) if p else {}
 
 
-def _told_apart(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, patients: int) -> list[Point]:
-    if len(part) < 3 or len(best) > 1 or smallest_p(patients) > LEVEL:
+def _tests(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame) -> list[Point]:
+    """What the tests say: of the planned differences, and of the leader against every other arm."""
+    dsc = chosen[chosen["metric"] == "dsc"]
+    planned = dsc[dsc["planned"].astype(bool)]
+    adjusted, n = all_pairs(chosen, "dsc"), int(dsc["n"].max()) if len(dsc) else 0
+    pairs = max(len(dsc), 1)
+    reach = {"planned": smallest_p(n) * len(planned) <= LEVEL, "all": smallest_p(n) * pairs <= LEVEL}
+    if dsc.empty:
         return []
-    adjusted = all_pairs(chosen, "dsc")
-    others = [name for name in part if name != best[0]]
-    if smallest_p(patients) * len(adjusted) > LEVEL:
-        return [
-            Point(
-                "Told apart",
-                f"With {counted(patients, 'patient')} and {len(adjusted)} pairs no two arms can be told apart after "
-                "Holm over all pairs, whatever the scores are.",
-            )
-        ]
-    unclear = [n for n in others if not adjusted.get(frozenset((best[0], n)), 1.0) < LEVEL]
-    if not unclear:
-        return [Point("Told apart", f"From all {len(others)} other arms (p < .05 after Holm over all pairs).")]
-    return [Point("Not told apart", f"From {listed(unclear)} (p ≥ .05 after Holm over all pairs).")]
+    if not reach["all"] and not (len(planned) and reach["planned"]):
+        what = listed([counted(len(planned), "planned difference")] * bool(len(planned)) + [counted(pairs, "pair")])
+        text = f"With {counted(n, 'patient')}, none of {what} can reach p < .05 after Holm, whatever the scores are"
+        return [Point("Tests", f"{text}; look at the intervals.")]
+    found = [_planned(planned, reach["planned"])] if len(planned) else []
+    if len(part) > 2 and len(best) == 1 and reach["all"]:
+        others = [name for name in part if name != best[0]]
+        unclear = [name for name in others if not adjusted.get(frozenset((best[0], name)), 1.0) < LEVEL]
+        if unclear:
+            found.append(Point("Not told apart", f"From {listed(unclear)} (p ≥ .05 after Holm over all pairs)."))
+        else:
+            text = f"From all {len(others)} other arms (p < .05 after Holm over all pairs)."
+            found.append(Point("Told apart", text))
+    return found
 
 
 def _ranking(best: Sequence[str], record: Mapping[str, Any] | None) -> list[Point]:
@@ -188,24 +193,16 @@ def _surface(part: Mapping[str, Any], best: Sequence[str]) -> list[Point]:
     return [Point("HD95", f"Another arm has the lowest median: {listed(lowest)}, {number(least, 1)} mm{own}.")]
 
 
-def _planned(chosen: pd.DataFrame) -> list[Point]:
-    part = chosen[(chosen["metric"] == "dsc") & chosen["planned"].astype(bool)]
-    if part.empty:
-        return []
-    count = counted(len(part), "planned difference")
-    tested = part["p_holm"].notna()
-    if not tested.any():
-        return [Point("Planned", f"{count} in DSC, none testable with so few patients; look at the intervals.")]
-    least = smallest_p(int(part["n"].max())) * len(part)
-    if least > LEVEL:
-        return [Point("Planned", f"{count} in DSC: after Holm so few patients cannot reach p < .05.")]
-    hold = part[part["p_holm"] < LEVEL]
+def _planned(planned: pd.DataFrame, reachable: bool) -> Point:
+    count = counted(len(planned), "planned difference")
+    if not reachable:
+        return Point("Planned", f"{count} in DSC: after Holm so few patients cannot reach p < .05.")
+    hold = planned[planned["p_holm"] < LEVEL]
     text = f"{len(hold)} of {count} in DSC {have(len(hold))} p < .05 after Holm"
     if len(hold):
-        text += ": " + "; ".join(
-            f"{r['one']} − {r['other']} {signed(r['difference'], 3)}" for r in hold.to_dict("records")
-        )  # fmt: skip
-    return [Point("Planned", f"{text}.")]
+        rows = hold.to_dict("records")
+        text += ": " + "; ".join(f"{r['one']} − {r['other']} {signed(r['difference'], 3)}" for r in rows)
+    return Point("Planned", f"{text}.")
 
 
 def _box_alone(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]:
@@ -228,11 +225,15 @@ def _unprompted(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]
     if not free or len(free) == len(part):
         return []
     best = max(free, key=lambda name: float(part[name]["dsc_mean"]))
-    return [Point("Without a prompt", f"Best: {best}, {number(part[best]['dsc_mean'], 3)}.")]
+    lost, n = int(part[best]["failed"]), int(part[best]["n"])
+    if lost == n:
+        return [Point("Without a prompt", f"{best} found nothing in any of {counted(n, 'case')}.")]
+    failed = f", nothing found in {lost} of {n}" if lost else ""
+    return [Point("Without a prompt", f"Best: {best}, {number(part[best]['dsc_mean'], 3)}{failed}.")]
 
 
 def _cost(run: Run, best: Sequence[str], costs: Mapping[str, float | None]) -> list[Point]:
-    lines = []
+    lines, arms = [], {arm.name: arm for arm in run.arms}
     for name in best[:3]:
         parts = [f"{duration(costs[name])} a slice"] if finite(costs.get(name)) else []
         if name in run.epochs:
@@ -240,6 +241,10 @@ def _cost(run: Run, best: Sequence[str], costs: Mapping[str, float | None]) -> l
             parts.append(f"{duration(float(seconds.sum()))} of training in {counted(len(seconds), 'epoch')}")
         if parts:
             lines.append((f"{name}: " if len(best) > 1 else "") + ", ".join(parts))
+    known = {n: float(c) for n, c in costs.items() if c is not None and n not in best and not arms[n].box_only}
+    if lines and known:
+        fastest = min(known, key=lambda name: (known[name], name))
+        lines.append(f"fastest other arm: {fastest}, {duration(known[fastest])} a slice")
     return [Point("Cost", "; ".join(lines) + ".")] if lines else []
 
 

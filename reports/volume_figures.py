@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gtvbench.reports.addresses import case_link
 from gtvbench.reports.figures import shorten
-from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, PAPER, WIDTH
+from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, WIDTH
 
 _PANEL, _HEAD, _FOOT, _GAP = 100, 34, 40, 46
 
@@ -62,10 +63,6 @@ def bland_altman(figure_data: AgreementFigure) -> Figure:
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
     figure.patch.set_visible(False)
     xs = [x for panel in figure_data.panels for x, _, _ in panel.points]
-    ys = [y for panel in figure_data.panels for _, y, _ in panel.points]
-    ys += [v for panel in figure_data.panels if panel.limits for v in panel.limits] + [0.0]
-    room = 0.06 * max(max(ys) - min(ys), 1e-9)
-    span = (min(ys) - room, max(ys) + room)
     wide = (WIDTH - _GAP - 8 - 14) / 2
     for index, panel in enumerate(figure_data.panels):
         row, column = divmod(index, 2)
@@ -74,9 +71,18 @@ def bland_altman(figure_data: AgreementFigure) -> Figure:
         axes = figure.add_axes((left / WIDTH, 1 - (top + _PANEL) / height, wide / WIDTH, _PANEL / height))
         _draw_panel(axes, panel)
         lowest = index + 2 >= len(figure_data.panels)
+        span = _span(figure_data.panels[2 * row : 2 * row + 2])
         _set_axes(axes, (min(xs), max(xs)), span, figure_data, first=column == 0, lowest=lowest)
     figure.text(4 / WIDTH, 0.5, figure_data.y_title, rotation=90, va="center", color=INK)
     return figure
+
+
+def _span(panels: Sequence[AgreementPanel]) -> tuple[float, float]:
+    """Range of the differences of two panels beside each other, with their limits and zero."""
+    ys = [y for panel in panels for _, y, _ in panel.points]
+    ys += [v for panel in panels if panel.limits for v in panel.limits] + [0.0]
+    room = 0.06 * max(max(ys) - min(ys), 1e-9)
+    return min(ys) - room, max(ys) + room
 
 
 def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
@@ -86,7 +92,7 @@ def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
         axes.axhline(middle, color=INK, linewidth=1.2)
         for limit in (low, high):
             axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
-    style: dict[str, Any] = {"markersize": 4, "color": panel.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.4}
+    style: dict[str, Any] = {"markersize": 5, "color": panel.colour, "markeredgecolor": INK, "markeredgewidth": 0.4}
     style |= {"linestyle": "none", "marker": MARKERS[panel.marker]}
     limits = panel.limits
     outside = [p for p in panel.points if limits is not None and not limits[1] <= p[1] <= limits[2]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports import figures, layout, prose, static
+from gtvbench.reports import figures, layout, layout_statistics, prose, static
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.results import Results
@@ -25,7 +25,7 @@ def _of_structure(
 ) -> dict[str, Any]:
     def listed(metric: str, planned: bool) -> layout.Table:
         name = f"{'planned' if planned else 'exploratory'}-{MEASURES[metric].short}-{index}"
-        return layout.contrast_table(table, structure, metric, planned, name)
+        return layout_statistics.contrast_table(table, structure, metric, planned, name)
 
     return {
         "structure": structure,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from gtvbench.reports import figures, interactive_charts, layout, static_charts
+from gtvbench.reports import figures, interactive_charts, layout_statistics, static_charts
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.charts import Axis, Chart, Rule, Series
 from gtvbench.reports.load import Run
@@ -38,7 +38,7 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 )
                 bands.append(Series("band", arm, colour, x, low, high))
                 curves.append(
-                    Series("line", figures.shorten(arm), colour, x, share, dash=dash, words=words, legend=True)
+                    Series("steps", figures.shorten(arm), colour, x, share, dash=dash, words=words, legend=True)
                 )
             # Bands of many arms hide each other; they stay in the table.
             series = (*(bands if len(bands) <= 3 else ()), *curves)
@@ -53,7 +53,7 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 Axis("share of patients", range=(0.0, 1.02)), tuple(series), (Rule("y", 0.9, "dot", "90 %"),),
                 height=290 + 17 * len(curves),
             )  # fmt: skip
-            values = layout.profile_table(table, structure, metric, f"{name}-values")
+            values = layout_statistics.profile_table(table, structure, metric, f"{name}-values")
             live = interactive_charts.chart(chart)
             shown.append(book.figure(name, chart.title, reading, partial(static_charts.chart, chart), live, values))
     return shown

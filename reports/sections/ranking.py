@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from gtvbench.reports import layout, prose, static_charts
+from gtvbench.reports import layout_statistics, prose, static_charts
 from gtvbench.reports.book import Book, Shown
+from gtvbench.reports.contrasts import LEVEL
 from gtvbench.reports.figures import shorten
-from gtvbench.reports.measures import MEASURES
+from gtvbench.reports.measures import MEASURES, main_scheme
 from gtvbench.reports.ranking_figures import Diagram, RankMap
+from gtvbench.reports.statistics.paired import smallest_p
 
 
 def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book: Book) -> list[dict[str, Any]]:
@@ -27,8 +29,8 @@ def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book
                 {
                     "figures": _figures(record, name, book),
                     "tables": [
-                        layout.ranking_table(record, f"ranking-{name}"),
-                        layout.tau_table(record, f"tau-{name}"),
+                        layout_statistics.ranking_table(record, f"ranking-{name}"),
+                        layout_statistics.tau_table(record, f"tau-{name}"),
                     ],
                     "sentence": prose.ranking(record),
                 }
@@ -39,15 +41,20 @@ def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book
 
 def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
     what = f"{record['structure']}, {MEASURES[record['metric']].title}"
-    scheme = record["schemes"]["mean-then-rank"]
+    chosen = main_scheme(record["metric"])
+    scheme = record["schemes"][chosen]
     order = sorted(range(len(record["arms"])), key=lambda k: (scheme["ranks"][k], record["arms"][k]))
     rows = tuple((shorten(record["arms"][k]), tuple(scheme["probability"][k])) for k in order)
     reading = (
-        "Per cent of the patient resamples in which an arm has a rank, 1 best, when arms are ranked by their mean; one "
+        "Per cent of the patient resamples in which an arm has a rank, 1 best, when arms are ranked by their "
+        f"{layout_statistics.SCHEME_NAMES[chosen]}; one "
         "dark square in a row is a firm rank."
     )
     drawn = RankMap(f"ranks-{name}", f"{what}: ranks when other patients are drawn", rows, reading)
     shown = [book.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn))]
+    pairs = len(order) * (len(order) - 1) // 2
+    if smallest_p(record["patients"]) * pairs > LEVEL:
+        return shown  # a bar over all arms would read as "all alike"; the sentence says why there is none
     place = {arm: k for k, arm in enumerate(sorted(range(len(order)), key=lambda k: (record["mean_ranks"][k], k)))}
     arms = tuple((shorten(record["arms"][k]), float(record["mean_ranks"][k])) for k in place)
     groups = tuple((place[clique[0]], place[clique[-1]]) for clique in record["cliques"])

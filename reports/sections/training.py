@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from gtvbench.reports import figures, interactive_charts, layout, static_charts
+from gtvbench.reports import figures, interactive_charts, layout_cost, static_charts
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.charts import Axis, Chart, Dash, Rule, Series
 from gtvbench.reports.load import Arm, Run
@@ -23,7 +23,7 @@ def training(run: Run, book: Book) -> list[Shown]:
             continue
         table = run.epochs[arm.name].sort_values("epoch")
         chart = curves(table, arm, colours[arm.name][0], f"training-{len(shown)}")
-        values = layout.training_table(table, arm.name, f"{chart.id}-values")
+        values = layout_cost.training_table(table, arm.name, f"{chart.id}-values")
         live = interactive_charts.chart(chart)
         shown.append(
             book.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), live, values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -10,14 +11,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gtvbench.reports import figures, interactive_charts, layout, prose, static_charts, volume_figures
+from gtvbench.reports import (
+    figures,
+    interactive_charts,
+    layout_statistics,
+    prose,
+    static_charts,
+    volume_figures,
+)
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.charts import Axis, Chart, Dash, Series
 from gtvbench.reports.contrasts import by_patient
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.results import Results
-from gtvbench.reports.text import number, visible
+from gtvbench.reports.tables import PRIMARY_SCOPE
+from gtvbench.reports.text import counted, number, visible
 from gtvbench.reports.volume_figures import AgreementFigure, AgreementPanel
 from gtvbench.reports.volumes import reference_volumes
 
@@ -39,7 +48,7 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
             parts.append(
                 {
                     "figure": book.figure(chart.id, chart.title, chart.reading, draw, live),
-                    "thirds": layout.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
+                    "thirds": layout_statistics.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
                     "sentence": prose.interaction(results.model(metric, structure), metric),
                 }
             )
@@ -64,16 +73,22 @@ def _against_volume(
     table = by_patient(wide, structure, metric).reindex(reference.index)
     if table.empty:
         return None
+    # A penalty (diagonal of the grid) would squeeze everything else: those patients stand above the chart, counted.
+    failed = wide[wide["failed"] & (wide["structure"] == structure) & (wide["scope"] == PRIMARY_SCOPE)]
+    lost = set() if measure.bounded else set(zip(failed["patient"], failed["arm"], strict=True))
+    shown = table.copy()
+    for patient, arm in lost & set(itertools.product(table.index, table.columns)):
+        shown.loc[patient, arm] = float("nan")
     lines, marks = line_styles(run.scored_arms), figures.styles(run.scored_arms)
     series = []
-    top = float(np.nanmax(table.to_numpy(float))) if table.notna().any(axis=None) else 1.0
+    top = float(np.nanmax(shown.to_numpy(float))) if shown.notna().any(axis=None) else 1.0
     for arm in [a.name for a in run.scored_arms if a.name in table.columns]:
         colour, dash = lines[arm]
         words = tuple(
             f"{visible(str(p))}, {visible(arm)}: {number(v, measure.digits)} at {number(ml, 1)} mL"
-            for p, v, ml in zip(table.index, table[arm], reference, strict=True)
+            for p, v, ml in zip(table.index, shown[arm], reference, strict=True)
         )
-        values = tuple(float(v) if math.isfinite(v) else None for v in table[arm])
+        values = tuple(float(v) if math.isfinite(v) else None for v in shown[arm])
         xs = tuple(round(float(ml), 4) for ml in reference)
         name_of = figures.shorten(arm)
         curve = results.trends
@@ -92,6 +107,8 @@ def _against_volume(
         if drawn
         else "; too few patients for a smooth line."
     )
+    if lost:
+        reading += f" {counted(len(lost), 'mask')} that failed {'lies' if len(lost) == 1 else 'lie'} above the chart."
     return Chart(
         name, f"{structure}: {measure.title} against the size of the target", reading,
         Axis("reference volume, mL (logarithmic)", log=True, range=span, ticks=ticks),
@@ -109,7 +126,7 @@ def agreement(run: Run, results: Results, book: Book) -> list[dict[str, Any]]:
         if points.empty:
             continue
         shown = [_bland_altman(run, points, limits, structure, index, book, ratio=ratio) for ratio in (False, True)]
-        table = layout.agreement_table(limits, structure, f"agreement-{index}")
+        table = layout_statistics.agreement_table(limits, structure, f"agreement-{index}")
         found.append({"structure": structure, "figures": [f for f in shown if f is not None], "table": table})
     return found
 
@@ -148,7 +165,8 @@ def _bland_altman(
     what = "ratio of volumes" if ratio else "difference of volumes in mL"
     reading = (
         "Predicted against reference volume, one mark a patient; solid: mean; dashed: 95 % limits of agreement; "
-        f"{'1' if ratio else '0'} is agreement, above it the prediction is larger."
+        f"{'1' if ratio else '0'} is agreement, above it the prediction is larger. Each row of panels has its own "
+        "scale."
     )
     figure = AgreementFigure(
         f"bland-altman-{'ratio' if ratio else 'ml'}-{index}", f"{structure}: {what}", reading,

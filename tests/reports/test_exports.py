@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gtvbench.reports import contrasts, cost, exports, layout, tables
+from gtvbench.reports import contrasts, cost, exports, layout, layout_cost, layout_statistics, tables
 from gtvbench.reports.latex import escaped
 from gtvbench.reports.layout import Cell, Table
 from gtvbench.reports.load import Run, read_run
@@ -42,15 +42,16 @@ def _all(run: Run) -> list[Table]:
         values = tables.per_case(wide, structure, "dsc", arms)
         found += [
             layout.score_table(run, summary, structure, "volume", {}, f"scores-{k}"),
-            layout.contrast_table(differences, structure, "dsc", True, f"planned-{k}"),
-            layout.contrast_table(differences, structure, "hd95_mm", False, f"exploratory-{k}"),
+            layout_statistics.contrast_table(differences, structure, "dsc", True, f"planned-{k}"),
+            layout_statistics.contrast_table(differences, structure, "hd95_mm", False, f"exploratory-{k}"),
             layout.values_table(values, f"{structure}: every case", 3, f"values-{k}"),
         ]
-    found += [layout.ranking_table(r, f"ranking-{k}") for k, r in enumerate(contrasts.rankings(run, wide))]
+    found += [layout_statistics.ranking_table(r, f"ranking-{k}") for k, r in enumerate(contrasts.rankings(run, wide))]
     return [
         *found, layout.false_positive_table(tables.false_positives(wide, arms, run.structures)),
-        layout.epochs_table(cost.epoch_summary(run)), layout.stages_table(stages), layout.prediction_table(stages),
-        layout.resources_table(cost.resources(run)),
+        layout_cost.epochs_table(cost.epoch_summary(run)), layout_cost.stages_table(stages),
+        layout_cost.prediction_table(stages),
+        layout_cost.resources_table(cost.resources(run)),
     ]  # fmt: skip
 
 
