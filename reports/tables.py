@@ -30,8 +30,8 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """One row for each arm, case, structure and scope, a column for each metric, and `status`, `present`, `failed`.
 
     `present` is whether the reference has the structure in that scope: its volume is above 0 in any arm's row, or,
-    where no volume is recorded, the status does not say that it is empty and a DSC exists. A value that is not finite is
-    none (NaN), but the status decides before the number: a failed case without a DSC or NSD has 0.
+    where no volume is recorded, the status does not say that it is empty and a DSC exists. A value that is not finite
+    is none (NaN), but the status decides before the number: a failed case without a DSC or NSD has 0.
     """
     values = scores.pivot(index=_KEYS, columns="metric", values="value").reindex(columns=list(METRICS))
     values = values.where(np.isfinite(values))
