@@ -19,6 +19,9 @@ from gtvbench.reports.statistics.ranking import SCHEMES, TAU_EDGES
 #: Version of stats.json, raised when a path of it changes its name or meaning.
 SCHEMA = 2
 
+#: Significant digits of a number: the last bits of a sum may differ from one processor to another.
+DIGITS = 10
+
 #: Columns of whole numbers, which pandas holds as floats where some are missing.
 _WHOLE = frozenset({"needed", "needed_equivalence"})
 
@@ -147,5 +150,5 @@ def _plain(value: Any, key: str = "") -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
-        return int(value) if key in _WHOLE else value
+        return int(value) if key in _WHOLE else float(f"{value:.{DIGITS}g}")
     return value

@@ -79,6 +79,8 @@ def random_intercept(
     low, high = _resampled(y, x, groups, variance / residual, seed, resamples)
     # At the boundary statsmodels warns, but the fixed effects are those of least squares and stand.
     note = "patients do not differ beyond noise: their variance is estimated as 0" if variance < 1e-6 * residual else ""
+    if np.isnan(low).any():
+        note = "; ".join(filter(None, (note, "no resampled intervals: too many resamples cannot be fitted")))
     sds = float(np.sqrt(variance)), float(np.sqrt(residual))
     return RandomIntercept(estimates, errors, p, low, high, covariance, *sds, True, note)
 

@@ -292,8 +292,11 @@ def paths(value: Any, prefix: str = "") -> Iterator[str]:
         yield prefix
 
 
-def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(known: Results, tmp_path: Path) -> None:
-    repeated = simulated.write_simulated_run(tmp_path / "run", 12, seeds=(1, 2), statistics=QUICK)
+def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(
+    known: Results, tmp_path: Path
+) -> None:
+    effects = {BEST: 0.5, "box-fill": 0.0}
+    repeated = simulated.write_simulated_run(tmp_path / "run", 12, effects, seeds=(1, 2), statistics=QUICK)
     few = simulated.simulated_scores(8, seed=1)
     few = few[few["arm"].isin([BEST, NEXT])]
     two = simulated.write_simulated_run(tmp_path / "two", 8, scores=few, statistics=QUICK)
@@ -305,5 +308,5 @@ def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(k
 
 
 def test_the_same_tables_give_the_same_numbers(tmp_path: Path) -> None:
-    folder = simulated.write_simulated_run(tmp_path / "run", 10, statistics=QUICK)
+    folder = simulated.write_simulated_run(tmp_path / "run", 10, {BEST: 0.5, "box-fill": 0.0}, statistics=QUICK)
     assert sound(analysed(folder)) == sound(analysed(folder))
