@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from unicodedata import east_asian_width
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -155,9 +156,10 @@ def _statuses(counts: list[Mapping[str, int]], always: str | None) -> list[str]:
 
 _INK, _FAINT, _GRID = "#16181b", "#5b6169", "#dcdfe3"
 _WIDTH, _EDGE = 360, 10
-_ROW, _SMALL = 15, 8.5
-_COLUMNS = (("mask", 236), ("no mask", 290), ("false pos.", 350))
-_FIT, _FIT_WIDE = 34, 62  # characters of a name that fit beside the numbers, and across the figure
+_ROW, _BOX = 18, 38
+_COLUMNS = (("mask", 248), ("no mask", 302), ("false +", 350))
+#: Characters of a name that fit beside the numbers, in a box, and across the figure, at up to 11.4 units.
+_FIT, _FIT_BOX, _FIT_WIDE = 32, 42, 48
 
 
 def draw_flow(flow: Flow) -> Figure:
@@ -170,21 +172,21 @@ def draw_flow(flow: Flow) -> Figure:
     axes.set_ylim(height, 0)
     axes.axis("off")
     y = _subsets(axes, flow, _EDGE)
-    _box(axes, 90, y, 180, 22, _scored(flow))
-    y += 22
+    _box(axes, 55, y, 250, 24, _scored(flow))
+    y += 24
     if flow.structures:
         _arrow(axes, (_WIDTH / 2, y), (_WIDTH / 2, y + 14))
     for structure in flow.structures:
         y = _structure(axes, structure, y + 14)
     for line in _notes(flow):
-        axes.text(_EDGE, y + 14, line, va="center", color=_FAINT, fontsize=_SMALL)
+        axes.text(_EDGE, y + 14, line, va="center", color=_FAINT)
         y += _ROW
     return figure
 
 
 def _height(flow: Flow) -> float:
-    top = _EDGE + (24 + 16 + 34 + 16 if flow.subsets else 0) + 22
-    blocks = sum(14 + 34 + _ROW * (1 + len(s.arms)) + 6 for s in flow.structures)
+    top = _EDGE + (24 + 16 + _BOX + 16 if flow.subsets else 0) + 24
+    blocks = sum(14 + _BOX + _ROW * (1 + len(s.arms)) + 6 for s in flow.structures)
     return top + blocks + _ROW * len(_notes(flow)) + _EDGE
 
 
@@ -192,7 +194,7 @@ def _subsets(axes: Axes, flow: Flow, y: float) -> float:
     """Patients and their sets; returns where the next box begins."""
     if not flow.subsets:
         return y
-    _box(axes, 110, y, 140, 24, counted(flow.patients, "patient"), bold=True)
+    _box(axes, 110, y, 140, 24, counted(flow.patients, "patient"))
     y += 24
     count = len(flow.subsets)
     width = (_WIDTH - 2 * _EDGE - 10 * (count - 1)) / count
@@ -200,10 +202,10 @@ def _subsets(axes: Axes, flow: Flow, y: float) -> float:
         left = _EDGE + k * (width + 10)
         middle = left + width / 2
         _arrow(axes, (_WIDTH / 2, y), (middle, y + 16))
-        _box(axes, left, y + 16, width, 34, f"{name}\n{patients}")
+        _box(axes, left, y + 16, width, _BOX, f"{name}\n{patients}")
         if name == _SUBSETS["test"]:
-            _arrow(axes, (middle, y + 50), (_WIDTH / 2 + (30 if count > 1 else 0), y + 66))
-    return y + 66
+            _arrow(axes, (middle, y + 16 + _BOX), (_WIDTH / 2 + (30 if count > 1 else 0), y + 32 + _BOX))
+    return y + 32 + _BOX
 
 
 def _scored(flow: Flow) -> str:
@@ -214,22 +216,21 @@ def _scored(flow: Flow) -> str:
 def _structure(axes: Axes, structure: StructureFlow, y: float) -> float:
     """One structure and its arms; returns where it ends."""
     words = f"in the reference of {structure.present}, lacking in {structure.absent}"
-    title = _fit(structure.structure, _FIT_WIDE - 10)
-    _box(axes, _EDGE, y, _WIDTH - 2 * _EDGE, 34, "")
-    axes.text(_WIDTH / 2, y + 11, title, ha="center", va="center", color=_INK, weight="bold")
-    axes.text(_WIDTH / 2, y + 25, words, ha="center", va="center", color=_INK)
-    y += 34 + _ROW / 2
+    title = _fit(structure.structure, _FIT_BOX)
+    _box(axes, _EDGE, y, _WIDTH - 2 * _EDGE, _BOX, "")
+    axes.text(_WIDTH / 2, y + 11, title, ha="center", va="center", color=_INK)
+    axes.text(_WIDTH / 2, y + 27, words, ha="center", va="center", color=_INK)
+    y += _BOX + _ROW / 2
     for label, right in _COLUMNS:
-        axes.text(right, y, label, ha="right", va="center", color=_FAINT, fontsize=_SMALL)
+        axes.text(right, y, label, ha="right", va="center", color=_FAINT)
     for arm in structure.arms:
         y += _ROW
         axes.plot([_EDGE, _WIDTH - _EDGE], [y - _ROW / 2] * 2, color=_GRID, linewidth=0.8)
-        axes.text(_EDGE, y, _fit(arm.arm, _FIT), va="center", color=_INK, fontsize=_SMALL)
+        axes.text(_EDGE, y, _fit(arm.arm, _FIT), va="center", color=_INK)
         false = str(arm.false_positives) if structure.absent else ABSENT
         numbers = (str(arm.scored), str(arm.without_mask), false)
-        weights = (None, "bold" if arm.without_mask else None, None)
-        for (_, right), text, weight in zip(_COLUMNS, numbers, weights, strict=True):
-            axes.text(right, y, text, ha="right", va="center", color=_INK, weight=weight)
+        for (_, right), text in zip(_COLUMNS, numbers, strict=True):
+            axes.text(right, y, text, ha="right", va="center", color=_FAINT if text in ("0", ABSENT) else _INK)
     return y + _ROW / 2 + 6
 
 
@@ -238,10 +239,10 @@ def _notes(flow: Flow) -> list[str]:
     return [_fit(f"{words}: {listed([visible(n) for n in names])}", _FIT_WIDE) for words, names in found if names]
 
 
-def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, bold: bool = False) -> None:
+def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str) -> None:
     axes.add_patch(Rectangle((x, y), width, height, facecolor="none", edgecolor=_FAINT, linewidth=1))
-    axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color=_INK, linespacing=1.4,
-              weight="bold" if bold else None)  # fmt: skip
+    middle = (x + width / 2, y + height / 2)
+    axes.text(*middle, text, ha="center", va="center", color=_INK, linespacing=1.4)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -250,9 +251,9 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 
 def _fit(text: str, characters: int) -> str:
-    """A name cut in its middle to a number of characters; arms differ at both ends."""
+    """A name cut in its middle to a number of characters; arms differ at both ends. Wide letters count twice."""
     shown = visible(text)
-    if len(shown) <= characters:
-        return shown
-    keep = characters - 1
-    return f"{shown[: (keep + 1) // 2]}…{shown[len(shown) - keep // 2 :]}"
+    while sum(1 + (east_asian_width(char) in "WF") for char in shown) > characters:
+        middle = len(shown) // 2
+        shown = f"{shown[: middle - 1]}…{shown[middle + 1 :]}"
+    return shown

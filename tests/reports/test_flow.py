@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from gtvbench.reports import exports, vector
-from gtvbench.reports.flow import Flow, draw_flow, flow, flow_table, reading
+from gtvbench.reports.flow import Flow, _fit, draw_flow, flow, flow_table, reading
 from gtvbench.reports.load import read_run
 from gtvbench.reports.tables import wide_scores
 
@@ -104,15 +106,18 @@ def test_without_scores_the_flow_ends_with_the_split(new_run: Callable[..., Any]
     assert draw_flow(found).findobj(Text)
 
 
-def test_no_text_of_the_figure_leaves_it_or_overlaps_another(new_run: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [9.5, 11.4])
+def test_no_text_of_the_figure_leaves_it_or_overlaps_another(
+    size: float, new_run: Callable[..., Any], tmp_path: Path
+) -> None:
     name = "a-method-with-a-very-long-name-that-goes-on-and-on.multimodal.seed12"
     plan = type(new_run().plans[0])
     plans = (plan(name, "none", 0.8), *new_run().plans)
-    writer = new_run(patients=400, structures=("GTV-T", "a structure\u202e with a name " + "x" * 60), plans=plans)
+    writer = new_run(patients=400, structures=("GTV-T", "肿瘤\u202e " + "x" * 60), plans=plans)
     writer.fail(name, writer.cases[:150], "crashed")
     writer.arms += [{"arm": f"skipped-{k}", "method": "x", "status": "skipped"} for k in range(20)]
     found = _flow(writer, tmp_path)
-    with vector._in_style():
+    with vector._in_style(), rc_context({"font.size": size}):
         figure = draw_flow(found)
         FigureCanvasAgg(figure).draw()
         boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().strip()]
@@ -127,6 +132,15 @@ def test_no_text_of_the_figure_leaves_it_or_overlaps_another(new_run: Callable[.
             across = min(box.x1, other.x1) - max(box.x0, other.x0)
             down = min(box.y1, other.y1) - max(box.y0, other.y0)
             assert across <= 0 or down <= 1.5  # an extent is that of the line, above and below its letters
+
+
+def test_long_names_are_cut_in_the_middle_and_wide_letters_count_twice() -> None:
+    cut = _fit("litemedsam-fine-tuned-on-our-own-patients.multimodal", 32)
+    assert len(cut) <= 32
+    assert cut.startswith("litemedsam-fin")
+    assert cut.endswith("ts.multimodal")
+    assert len(_fit("瘤" * 40, 32)) <= 17
+    assert _fit("short", 32) == "short"
 
 
 def test_the_figure_is_360_units_wide_and_the_same_on_every_call(new_run: Callable[..., Any], tmp_path: Path) -> None:
