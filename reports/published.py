@@ -10,6 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pandas as pd
+
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.fusion import MODALITIES
+from gtvbench.bench.core.prompts import policy_from
+from gtvbench.reports.load import Arm, Run
+from gtvbench.reports.text import listed, signed, visible
+
 CITATION = "Ren et al., arXiv 2402.17454"
 PATIENTS = 97
 
@@ -28,3 +36,52 @@ def comparable(structures: Iterable[str]) -> bool:
     """Whether the structures are the study's, so that its results may stand beside ours."""
     names = set(structures)
     return bool(names) and names <= {"GTV-T", "GTV-N"}
+
+
+def remark(run: Run, summary: pd.DataFrame) -> str | None:
+    """How far our mean DSC lies from the published one, of arms that did what the study did; None where none did.
+
+    `summary` is tables.score_summary of the whole volume. Such an arm is of real patients with the study's structures,
+    all four modalities and its prompts, complete, from the published weights and with the whole schedule.
+    """
+    if run.synthetic or not comparable(run.structures) or not set(MODALITIES) <= _modalities(run):
+        return None
+    means = {(str(r["arm"]), str(r["structure"])): float(r["dsc_mean"]) for r in summary.to_dict("records")}
+    found = []
+    for arm in run.scored_arms:
+        results = _published(arm) if _as_published(run, arm) else None
+        for structure, (mean, _) in (results or {}).items():
+            ours = means.get((arm.name, structure))
+            if ours is not None and ours == ours:
+                found.append(f"{visible(arm.name)} {signed(ours - mean, 2)} ({structure})")
+    if not found:
+        return None
+    return (
+        f"Mean DSC here less the published one, of arms with the study's design and schedule: {listed(found)}. Other "
+        "patients, observers and scanners lie between the two numbers, so no test is made."
+    )
+
+
+def _modalities(run: Run) -> set[str]:
+    return {str(modality) for modality in run.provenance.get("modalities") or ()}
+
+
+def _published(arm: Arm) -> dict[str, tuple[float, float]] | None:
+    """The study's results of an arm; its nnU-Net read all modalities."""
+    exact = RESULTS.get((arm.kind, arm.fusion))
+    return exact or (RESULTS.get((arm.kind, None)) if arm.fusion == "multimodal" else None)
+
+
+def _as_published(run: Run, arm: Arm) -> bool:
+    if arm.status != "complete" or arm.stand_in or arm.cut_schedule:
+        return False
+    return not arm.box_prompted or _study_prompts(run)
+
+
+def _study_prompts(run: Run) -> bool:
+    """Whether boxes had the study's margin of 0 to 20 mm on each side."""
+    try:
+        policy = policy_from(str((run.study.get("prompts") or {}).get("policy")))
+    except StudyError:
+        return False
+    return (policy.low_mm, policy.high_mm) == (0.0, 20.0)

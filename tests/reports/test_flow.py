@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from gtvbench.reports import exports, vector
+from gtvbench.reports.flow import Flow, _fit, draw_flow, flow, flow_table, reading
+from gtvbench.reports.load import read_run
+from gtvbench.reports.tables import wide_scores
+
+
+def _flow(writer: Any, folder: Path) -> Flow:
+    run = read_run(writer.write(folder / "run"))
+    return flow(run, wide_scores(run.scores))
+
+
+def _texts(found: Flow) -> list[str]:
+    return [text.get_text() for text in draw_flow(found).findobj(Text) if text.get_text()]
+
+
+def test_patients_subsets_and_cases_add_up(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    found = _flow(new_run(), tmp_path)
+    assert found.subsets == (("training", 16), ("validation", 2), ("test", 8))
+    assert found.patients == 26
+    assert (found.cases, found.unscored) == (8, 0)
+    assert [(s.structure, s.present, s.absent) for s in found.structures] == [("GTV-T", 8, 0), ("GTV-N", 6, 2)]
+    for structure in found.structures:
+        for arm in structure.arms:
+            assert sum(arm.present.values()) == structure.present
+            assert sum(arm.absent.values()) == structure.absent
+    assert "Every arm has a mask of every structure that is there." in reading(found)
+
+
+def test_failed_cases_are_masks_that_are_not_there(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    writer = new_run()
+    writer.fail("box-fill", writer.cases[:3], "timeout")
+    writer.arms.append({"arm": "nnunet.multimodal", "method": "nnunet", "status": "skipped"})
+    writer.arms.append({"arm": "late", "method": "late", "status": "failed"})
+    writer.provenance["subsets"]["test"].append("PHA-099")
+    found = _flow(writer, tmp_path)
+    arms = {(s.structure, a.arm): a for s in found.structures for a in s.arms}
+    assert arms["GTV-T", "box-fill"].without_mask == 3
+    assert arms["GTV-T", "box-fill"].present == {"ok": 5, "timeout": 3}
+    assert arms["GTV-T", "box-ellipse"].without_mask == 0
+    assert found.unscored == 1
+    assert "8 test cases scored, 1 test patient not." in reading(found)
+    assert "Of 84 masks that should be there, 5 are not: box-fill." in reading(found)
+    assert (found.skipped, found.silent) == (("nnunet.multimodal",), ("late",))
+    texts = _texts(found)
+    assert "Not run: nnunet.multimodal" in texts
+    assert "No score: late" in texts
+
+
+def test_an_arm_of_which_every_case_failed_has_no_mask(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    writer = new_run(structures=("GTV",))
+    writer.fail("box-fill", writer.cases, "crashed")
+    (structure,) = _flow(writer, tmp_path).structures
+    (arm,) = [a for a in structure.arms if a.arm == "box-fill"]
+    assert (arm.scored, arm.without_mask) == (0, 8)
+
+
+def test_one_patient_and_one_arm_are_told_in_the_singular(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    writer = new_run(patients=1, structures=("GTV",), plans=new_run().plans[:1])
+    writer.provenance["subsets"] = {"train": [], "validation": [], "test": writer.cases}
+    found = _flow(writer, tmp_path)
+    assert reading(found).startswith("1 patient (1 test); 1 test case scored. GTV is in the reference of 1.")
+    assert "1 patient" in _texts(found)
+
+
+def test_false_positives_are_counted_where_the_structure_is_absent(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    plan = type(new_run().plans[0])("nnunet", "none", 0.8, prompted=False)
+    writer = new_run(plans=(plan,))
+    found = _flow(writer, tmp_path)
+    nodes = found.structures[1]
+    assert nodes.arms[0].false_positives == nodes.absent == 2
+    table = flow_table(found)
+    assert table.groups == (("", 2), ("Reference has it", 1), ("Reference lacks it", 1))
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["nnunet", "GTV-T", "8", "\u2013"], ["nnunet", "GTV-N", "6", "2"],
+    ]  # fmt: skip
+    assert "Reference lacks it: ref\\_empty\\_fp" in exports.as_markdown(table)
+
+
+def test_a_structure_that_nobody_has_is_told(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    writer = new_run()
+    nodes = writer.scores["structure"] == "GTV-N"
+    writer.scores.loc[nodes & (writer.scores["metric"] == "reference_volume_ml"), "value"] = 0.0
+    writer.scores.loc[nodes, "status"] = "both_empty"
+    found = _flow(writer, tmp_path)
+    assert (found.structures[1].present, found.structures[1].absent) == (0, 8)
+    assert "GTV-N is in the reference of 0" in reading(found)
+    assert any("lacking in 8" in text for text in _texts(found))
+
+
+def test_without_scores_the_flow_ends_with_the_split(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    writer = new_run()
+    writer.scores = writer.scores.iloc[:0]
+    found = _flow(writer, tmp_path)
+    assert reading(found).endswith("nothing is scored yet.")
+    assert draw_flow(found).findobj(Text)
+
+
+@pytest.mark.parametrize("size", [9.5, 11.4])
+def test_no_text_of_the_figure_leaves_it_or_overlaps_another(
+    size: float, new_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    name = "a-method-with-a-very-long-name-that-goes-on-and-on.multimodal.seed12"
+    plan = type(new_run().plans[0])
+    plans = (plan(name, "none", 0.8), *new_run().plans)
+    writer = new_run(patients=400, structures=("GTV-T", "肿瘤\u202e " + "x" * 60), plans=plans)
+    writer.fail(name, writer.cases[:150], "crashed")
+    writer.arms += [{"arm": f"skipped-{k}", "method": "x", "status": "skipped"} for k in range(20)]
+    found = _flow(writer, tmp_path)
+    with vector._in_style(), rc_context({"font.size": size}):
+        figure = draw_flow(found)
+        FigureCanvasAgg(figure).draw()
+        boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().strip()]
+    width, height = figure.bbox.size
+    for box in boxes:
+        assert box.x0 >= 0
+        assert box.x1 <= width
+        assert box.y0 >= 0
+        assert box.y1 <= height
+    for k, box in enumerate(boxes):
+        for other in boxes[k + 1 :]:
+            across = min(box.x1, other.x1) - max(box.x0, other.x0)
+            down = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert across <= 0 or down <= 1.5  # an extent is that of the line, above and below its letters
+
+
+def test_long_names_are_cut_in_the_middle_and_wide_letters_count_twice() -> None:
+    cut = _fit("litemedsam-fine-tuned-on-our-own-patients.multimodal", 32)
+    assert len(cut) <= 32
+    assert cut.startswith("litemedsam-fin")
+    assert cut.endswith("ts.multimodal")
+    assert len(_fit("瘤" * 40, 32)) <= 17
+    assert _fit("short", 32) == "short"
+
+
+def test_the_figure_is_360_units_wide_and_the_same_on_every_call(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    found = _flow(new_run(), tmp_path)
+    drawn = vector.draw(lambda: draw_flow(found))
+    assert b'viewBox="0 0 360 ' in drawn.svg
+    assert drawn == vector.draw(lambda: draw_flow(found))

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gtvbench.reports import published
+from gtvbench.reports.load import read_run
+from gtvbench.reports.tables import score_summary, wide_scores
+
+
+def _remark(writer: Any, folder: Path) -> str | None:
+    run = read_run(writer.write(folder / "run"))
+    arms = [arm.name for arm in run.scored_arms]
+    return published.remark(run, score_summary(wide_scores(run.scores), "volume", arms, run.structures))
+
+
+@pytest.fixture
+def like_the_study(new_run: Callable[..., Any]) -> Any:
+    """A run with the study's design on real patients."""
+    plan = type(new_run().plans[0])
+    plans = (
+        *new_run().plans,
+        plan("nnunet", "multimodal", 0.7, prompted=False, trains=True),
+        plan("nnunet", "ct-only", 0.6, prompted=False, trains=True),
+    )
+    writer = new_run(plans=plans)
+    writer.provenance["synthetic"] = False
+    for arm in writer.arms:
+        arm |= {"stand_in_weights": False, "cut_schedule": None}
+    return writer
+
+
+def test_differences_from_the_study_are_of_the_arms_that_it_had(like_the_study: Any, tmp_path: Path) -> None:
+    scores = like_the_study.scores
+    arm = (scores["arm"] == "nnunet.multimodal") & (scores["metric"] == "dsc") & (scores["structure"] == "GTV-T")
+    scores.loc[arm, "value"] = 0.73
+    text = _remark(like_the_study, tmp_path)
+    assert text is not None
+    assert "nnunet.multimodal +0.05 (GTV-T)" in text
+    assert "litemedsam-fine-tuned.ct-only" in text
+    for name in ("nnunet.ct-only", "box-fill"):
+        assert name not in text
+    assert "no test is made" in text
+
+
+def _without_t2(writer: Any) -> None:
+    writer.provenance["modalities"] = ["CT", "PET", "T1w"]
+
+
+def _synthetic(writer: Any) -> None:
+    writer.provenance["synthetic"] = True
+
+
+def _stand_in(writer: Any) -> None:
+    for arm in writer.arms:
+        arm["stand_in_weights"] = True
+
+
+def _cut(writer: Any) -> None:
+    for arm in writer.arms:
+        arm["cut_schedule"] = "2 of 20 epochs"
+
+
+@pytest.mark.parametrize("spoil", [_without_t2, _synthetic, _stand_in, _cut])
+def test_a_run_that_did_something_else_has_no_remark(
+    spoil: Callable[[Any], None], like_the_study: Any, tmp_path: Path
+) -> None:
+    spoil(like_the_study)
+    assert _remark(like_the_study, tmp_path) is None
+
+
+def test_with_other_prompts_only_arms_without_a_prompt_are_compared(like_the_study: Any, tmp_path: Path) -> None:
+    like_the_study.study["prompts"]["policy"] = "fixed-margin(5)"
+    text = _remark(like_the_study, tmp_path)
+    assert text is not None
+    assert "nnunet.multimodal" in text
+    assert "litemedsam" not in text
+
+
+def test_other_structures_are_not_the_study_s(new_run: Callable[..., Any], tmp_path: Path) -> None:
+    writer = new_run(structures=("GTV",))
+    writer.provenance["synthetic"] = False
+    assert _remark(writer, tmp_path) is None
+
+
+def test_the_results_are_those_of_the_paper_and_of_the_authors_notebook() -> None:
+    flat = [value for of_arm in published.RESULTS.values() for pair in of_arm.values() for value in pair]
+    assert flat == [
+        .69, .10, .75, .10, .70, .13, .68, .11, .82, .06, .85, .04, .82, .07, .85, .05, .68, .22, .63, .33,
+        .88, .03, .89, .03,
+    ]  # fmt: skip
+    assert published.PATIENTS == 97
