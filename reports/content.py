@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports import cost, exports, layout, layout_cost, layout_statistics, prose, published, tables, verdict
-from gtvbench.reports.book import Book
+from gtvbench.reports import (
+    cost,
+    exports,
+    flow,
+    layout,
+    layout_cost,
+    layout_statistics,
+    prose,
+    published,
+    tables,
+    verdict,
+)
+from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.load import Run
 from gtvbench.reports.methods_text import methods_text
 from gtvbench.reports.results import Results, analyse, as_json
@@ -40,7 +52,7 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
     stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     metrics = results.options.primary_metrics
-    status = book.frame("status", results.status)
+    book.frame("status", results.status)
     absent = book.frame("false_positives", results.false_positives)
     stages = book.frame("timing", cost.stage_summary(run))
     for name, frame in {
@@ -58,10 +70,10 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "banners": prose.banners(run, wide, summary),
         "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
         "caveats": prose.caveats(run, stability),
+        "flow": _flow(run, wide, book),
         "presence": tables.presence(wide, run.structures),
         "prompts": _prompt_counts(run),
         "arms": layout.arms_table(run),
-        "status": layout.status_table(status),
         "scores": [_score_section(run, summary, costs, results, s, k) for k, s in enumerate(run.structures)],
         "violins": distributions(run, wide, metrics, book),
         "differences": difference_section.differences(results, book),
@@ -93,12 +105,19 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "training": training(run, book),
         "failures": _alike(run),
         "published": layout.published_table(run, summary) if published.comparable(run.structures) else None,
+        "published_remark": published.remark(run, summary) if published.comparable(run.structures) else None,
         "citation": published.CITATION,
         "published_patients": published.PATIENTS,
         "coverage": _partial_coverage(run),
         "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
         "links": book.links(),
     }
+
+
+def _flow(run: Run, wide: pd.DataFrame, book: Book) -> Shown:
+    found = flow.flow(run, wide)
+    draw = partial(flow.draw_flow, found)
+    return book.figure("flow", "From patients to scores", flow.reading(found), draw, None, flow.flow_table(found))
 
 
 def _repetitions(results: Results) -> list[layout.Table]:

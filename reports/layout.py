@@ -10,7 +10,7 @@ import pandas as pd
 
 from gtvbench.reports import published
 from gtvbench.reports.load import Run
-from gtvbench.reports.tables import STATUSES, best_arms
+from gtvbench.reports.tables import best_arms
 from gtvbench.reports.text import (
     ABSENT,
     duration,
@@ -68,22 +68,6 @@ def arms_table(run: Run) -> Table:
         )
     head = ("Arm", "Status", "Images", "Prompt", "Training", "Weights")
     return Table("arms", "The arms: a method with a fusion of images", head, tuple(rows))
-
-
-def status_table(counts: pd.DataFrame) -> Table:
-    """Cases of each status, one row an arm; a status that no arm has for a structure gets no column there."""
-    groups, head, columns = [("", 1)], ["Arm"], []
-    for structure, part in counts.groupby("structure", sort=False):
-        used = [s for s in (*STATUSES, "other") if s == "ok" or int(part[s].sum())]
-        groups.append((str(structure), len(used)))
-        head += used
-        columns += [(structure, status) for status in used]
-    indexed = counts.set_index(["arm", "structure"])
-    rows = [
-        row_of(arm, *(str(indexed[status].get((arm, structure), ABSENT)) for structure, status in columns))
-        for arm in dict.fromkeys(counts["arm"].astype(str))
-    ]
-    return Table("status", "Test cases by status, whole volume", tuple(head), tuple(rows), tuple(groups), "status.csv")
 
 
 def score_table(
@@ -174,8 +158,8 @@ def published_table(run: Run, summary: pd.DataFrame) -> Table:
         head += ["published", "here"]
     rows = []
     for (method, fusion), results in published.RESULTS.items():
-        ours = [a.name for a in run.scored_arms if a.kind == method and fusion in (None, a.fusion)]
-        for name in ours or [method + (f".{fusion}" if fusion else "")]:
+        ours = [a.name for a in run.scored_arms if a.kind == method and a.fusion == fusion]
+        for name in ours or [f"{method}.{fusion}"]:
             cells = [name]
             for structure in run.structures:
                 mean, spread = results[structure]

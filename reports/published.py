@@ -21,14 +21,14 @@ from gtvbench.reports.text import listed, signed, visible
 CITATION = "Ren et al., arXiv 2402.17454"
 PATIENTS = 97
 
-#: (method, fusion or None for any) -> structure -> (mean DSC, SD)
-RESULTS: dict[tuple[str, str | None], dict[str, tuple[float, float]]] = {
+#: (method, fusion; the study's nnU-Net read all modalities) -> structure -> (mean DSC, SD)
+RESULTS: dict[tuple[str, str], dict[str, tuple[float, float]]] = {
     ("litemedsam-zero-shot", "ct-only"): {"GTV-T": (0.69, 0.10), "GTV-N": (0.75, 0.10)},
     ("litemedsam-zero-shot", "multimodal"): {"GTV-T": (0.70, 0.13), "GTV-N": (0.68, 0.11)},
     ("litemedsam-fine-tuned", "ct-only"): {"GTV-T": (0.82, 0.06), "GTV-N": (0.85, 0.04)},
     ("litemedsam-fine-tuned", "multimodal"): {"GTV-T": (0.82, 0.07), "GTV-N": (0.85, 0.05)},
-    ("nnunet", None): {"GTV-T": (0.68, 0.22), "GTV-N": (0.63, 0.33)},
-    ("nnunet-box", None): {"GTV-T": (0.88, 0.03), "GTV-N": (0.89, 0.03)},
+    ("nnunet", "multimodal"): {"GTV-T": (0.68, 0.22), "GTV-N": (0.63, 0.33)},
+    ("nnunet-box", "multimodal"): {"GTV-T": (0.88, 0.03), "GTV-N": (0.89, 0.03)},
 }
 
 
@@ -67,9 +67,8 @@ def _modalities(run: Run) -> set[str]:
 
 
 def _published(arm: Arm) -> dict[str, tuple[float, float]] | None:
-    """The study's results of an arm; its nnU-Net read all modalities."""
-    exact = RESULTS.get((arm.kind, arm.fusion))
-    return exact or (RESULTS.get((arm.kind, None)) if arm.fusion == "multimodal" else None)
+    """The study's results of an arm."""
+    return RESULTS.get((arm.kind, arm.fusion))
 
 
 def _as_published(run: Run, arm: Arm) -> bool:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gtvbench.reports import contrasts, cost, exports, layout, layout_cost, layout_statistics, tables
+from gtvbench.reports.flow import flow, flow_table
 from gtvbench.reports.latex import escaped
 from gtvbench.reports.layout import Cell, Table
 from gtvbench.reports.load import Run, read_run
@@ -37,7 +38,7 @@ def _all(run: Run) -> list[Table]:
     arms = [arm.name for arm in run.scored_arms]
     summary = tables.score_summary(wide, "volume", arms, run.structures)
     differences, stages = contrasts.contrasts(run, wide), cost.stage_summary(run)
-    found = [layout.arms_table(run), layout.status_table(tables.status_counts(wide, arms, run.structures))]
+    found = [layout.arms_table(run), flow_table(flow(run, wide))]
     for k, structure in enumerate(run.structures):
         values = tables.per_case(wide, structure, "dsc", arms)
         found += [

@@ -292,9 +292,7 @@ def paths(value: Any, prefix: str = "") -> Iterator[str]:
         yield prefix
 
 
-def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(
-    known: Results, tmp_path: Path
-) -> None:
+def test_every_path_of_the_file_is_documented_and_every_documented_path_occurs(known: Results, tmp_path: Path) -> None:
     effects = {BEST: 0.5, "box-fill": 0.0}
     repeated = simulated.write_simulated_run(tmp_path / "run", 12, effects, seeds=(1, 2), statistics=QUICK)
     few = simulated.simulated_scores(8, seed=1)
