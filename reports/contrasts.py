@@ -36,9 +36,6 @@ HIGHER_IS_BETTER = {"dsc": True, "hd95_mm": False, "nsd": True, "assd_mm": False
 #: The primary metrics where the study file names none.
 PRIMARY = {"dsc": True, "hd95_mm": False}
 
-#: Version of stats.json.
-SCHEMA = 1
-
 #: Resampling is of patients and always the same.
 SEED = 0
 
@@ -229,12 +226,3 @@ def _stability_record(held: Stability) -> dict[str, Any]:
         "ranks": held.ranks.tolist(), "probability": held.probability.round(4).tolist(),
         "tau_b": [round(tau, 4) for tau in held.tau], "tau_b_shares": held.tau_shares.round(4).tolist(),
     }  # fmt: skip
-
-
-def as_json(table: pd.DataFrame, ranked: list[dict[str, Any]]) -> dict[str, Any]:
-    """Content of stats.json; numbers that do not exist are null."""
-    rows = [
-        {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in row.items()}
-        for row in table.to_dict("records")
-    ]
-    return {"schema": SCHEMA, "seed": SEED, "level": LEVEL, "contrasts": rows, "rankings": ranked}

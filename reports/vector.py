@@ -104,8 +104,17 @@ def _pdf(figure: Figure) -> bytes:
 def _slim_font() -> str:
     """Name of a copy of DejaVu Sans that holds what figures use and no tables of layout.
 
-    Every PDF takes its letters out of the font file, and reading the whole one costs more than all the rest.
+    Every PDF takes its letters out of the font file, and reading the whole one costs more than all the rest. Where the
+    copy cannot be written, the whole font serves.
     """
+    try:
+        _add_slim_font()
+    except OSError:
+        return _FONT
+    return _SLIM
+
+
+def _add_slim_font() -> None:
     folder = Path(tempfile.mkdtemp(prefix="gtvbench-font-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     options = subset.Options()
@@ -122,4 +131,3 @@ def _slim_font() -> str:
                 record.string = _SLIM.replace(" ", "") if record.nameID == 6 else _SLIM
         font.save(folder / "slim.ttf")
     font_manager.fontManager.addfont(folder / "slim.ttf")
-    return _SLIM

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.reports.contrasts import by_patient, contrasts, planned
-from gtvbench.reports.layout import against_margin
+from gtvbench.reports.layout_statistics import against_margin
 from gtvbench.reports.load import Arm, read_run
 from gtvbench.reports.page import build_report
 from gtvbench.reports.tables import wide_scores
@@ -111,11 +111,11 @@ def test_the_study_file_says_what_is_planned_and_what_matters(tmp_path: Path, ne
         found = one_of(table, "GTV-T", "dsc", ZERO, TUNED)
         assert found["family"] == 1 and found["margin"] == margin and found["difference"] < -0.04
         verdicts[margin] = against_margin(found)
-    assert verdicts == {0.02: "open", 0.1: "equivalent"}
+    assert verdicts == {0.02: "worse", 0.1: "equivalent"}
     writer.study["statistics"] = {"dsc-margin": 0.02}
     run = read_run(writer.write(tmp_path / "again"))
     better = one_of(contrasts(run, wide_scores(run.scores)), "GTV-T", "dsc", TUNED, ZERO)
-    assert against_margin(better) == "not worse"
+    assert against_margin(better) == "better"
 
 
 def test_failed_cases_count_with_their_penalty(tmp_path: Path, new_run: Callable[..., Any]) -> None:
@@ -143,7 +143,7 @@ def test_the_numbers_travel_as_json_without_nan(tmp_path: Path, new_run: Callabl
     folder = new_run(patients=5).write(tmp_path / "run")
     build_report(folder)
     record = json.loads((folder / "report" / "data" / "stats.json").read_text())
-    assert record["schema"] == 1 and len(record["contrasts"]) == 2 * 2 * 15
+    assert record["schema"] == 2 and len(record["contrasts"]) == 2 * 2 * 15
     assert all(row["p"] is None for row in record["contrasts"])
     ranked = record["rankings"][0]
-    assert len(ranked["schemes"]["mean-then-rank"]["probability"]) == len(ranked["arms"]) == 6
+    assert len(ranked["schemes"][0]["probability"]) == len(ranked["arms"]) == 6
