@@ -31,6 +31,8 @@ class Series:
     words: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
     legend: bool = False
+    #: Many points: drawn small and pale, so that lines are seen.
+    pale: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,6 @@ from gtvbench.reports.tables import PRIMARY_SCOPE
 #: Metrics that may be primary, and whether more is better.
 HIGHER_IS_BETTER = {"dsc": True, "hd95_mm": False, "nsd": True, "assd_mm": False}
 
-#: The primary metrics where the study file names none.
-PRIMARY = {"dsc": True, "hd95_mm": False}
-
 #: Resampling is of patients and always the same.
 SEED = 0
 
@@ -100,7 +97,7 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     """
     options = statistics_of(run)
     names = [arm.name for arm in run.scored_arms]
-    wanted = planned(run.scored_arms) if options.contrasts is None else _declared(run, options.contrasts)
+    wanted = planned_pairs(run)
     rest = [pair for pair in itertools.combinations(names, 2) if pair not in wanted and pair[::-1] not in wanted]
     rows: list[dict[str, Any]] = []
     for structure in run.structures:
@@ -116,12 +113,18 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _declared(run: Run, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs of the study file of the arms there are; a name without its seed stands for its repetitions."""
+def planned_pairs(run: Run) -> list[tuple[str, str]]:
+    """The planned contrasts of the arms with scores: `planned`, or the study file's.
+
+    There a name without its seed stands for its repetitions.
+    """
+    declared = statistics_of(run).contrasts
+    if declared is None:
+        return planned(run.scored_arms)
     scored = {arm.name for arm in run.scored_arms}
     return [
         (a.name, b.name)
-        for one, other in pairs
+        for one, other in declared
         for a in run.named(one)
         for b in run.named(other)
         if comparable(a, b) and {a.name, b.name} <= scored

@@ -83,7 +83,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
         trace["line"] |= {"shape": "hv"} if series.kind == "steps" else {}
     if series.marker:
         trace["marker"] = {"symbol": series.marker, "size": 7, "color": series.colour}
-        trace["marker"]["line"] = {"color": "@ink", "width": 0.5}
+        trace["marker"] |= {"opacity": 0.4, "size": 5} if series.pale else {"line": {"color": "@ink", "width": 0.5}}
     if series.words:
         trace |= {"hoverinfo": "text", "hovertext": [html.escape(words) for words in series.words]}
     elif lined and series.legend:

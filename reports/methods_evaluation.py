@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from gtvbench.bench.study import StatisticsOptions
-from gtvbench.reports.contrasts import LEVEL, PRIMARY, by_patient, planned, statistics_of
-from gtvbench.reports.load import Arm, Run
+from gtvbench.reports.contrasts import LEVEL, by_patient, planned_pairs, statistics_of
+from gtvbench.reports.load import Run
 from gtvbench.reports.statistics.paired import EXACT_RANKS, smallest_p
 from gtvbench.reports.statistics.ranking import SCHEMES
 from gtvbench.reports.tables import PRIMARY_SCOPE, SECONDARY_SCOPE, of_scope
@@ -73,25 +73,18 @@ def statistics(run: Run, wide: pd.DataFrame) -> list[str]:
         return ["One arm was scored; it is described, not compared."] if len(arms) == 1 else []
     options = statistics_of(run)
     said = ["Comparisons are paired by patient; several cases of a patient are averaged first."]
-    pairs = _contrasts(arms, options)
+    pairs = planned_pairs(run)
     said += _families(options, pairs) + _tests(most, len(pairs)) + _effects(options, most)
     said += _margins(run, options, most)
     said += _rankings(len(arms), most) + _volumes(most)
     return [*said, f"Statistics were computed with SciPy{cite('virtanen2020')} and statsmodels{cite('seabold2010')}."]
 
 
-def _primary(options: StatisticsOptions) -> list[str]:
-    return [str(metric) for metric in options.model_dump().get("primary_metrics", PRIMARY)]
-
-
-def _contrasts(arms: list[Arm], options: StatisticsOptions) -> list[tuple[str, str]]:
-    scored = {arm.name for arm in arms}
-    return planned(arms) if options.contrasts is None else [c for c in options.contrasts if set(c) <= scored]
-
-
 def _families(options: StatisticsOptions, pairs: list[tuple[str, str]]) -> list[str]:
-    titles = listed([_TITLES.get(m, m) for m in _primary(options)])
-    said = [f"Primary metrics are {titles}." if len(_primary(options)) > 1 else f"The primary metric is {titles}."]
+    titles = listed([_TITLES.get(m, m) for m in options.primary_metrics])
+    said = [
+        f"Primary metrics are {titles}." if len(options.primary_metrics) > 1 else f"The primary metric is {titles}."
+    ]
     if not pairs:
         return [*said, "No contrast of these arms was planned: every comparison is exploratory."]
     chosen = "by the study's defaults" if options.contrasts is None else "in the study file"
@@ -138,13 +131,10 @@ def _effects(options: StatisticsOptions, most: int) -> list[str]:
 def _margins(run: Run, options: StatisticsOptions, most: int) -> list[str]:
     if most < 2:
         return []
-    given = options.model_dump()
     parts = []
-    for metric in _primary(options):
-        name = f"{metric.removesuffix('_mm')}_margin" + ("_mm" if metric.endswith("_mm") else "")
+    for metric in options.primary_metrics:
         unit = " mm" if metric.endswith("_mm") else ""
-        value, default = given[name], type(options).model_fields[name].default
-        each = {s: value.get(s, default) if isinstance(value, dict) else value for s in run.structures}
+        each = {s: options.margin(metric, s) for s in run.structures}
         if len(set(each.values())) == 1:
             parts.append(f"{next(iter(each.values())):g}{unit} in {_TITLES.get(metric, metric)}")
         else:

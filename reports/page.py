@@ -47,11 +47,13 @@ def build_report(run: Path) -> Path:
 def write_report(run: Run, target: Path) -> Path:
     """Write the report of a run in memory into a folder; see `build_report`."""
     page, data = render(run)
+    pages_of_cases = case_pages(run, wide_scores(run.scores))
     try:
         for name, held in data.items():
             _replace(target / "data" / name, held)
-        for name, text in case_pages(run, wide_scores(run.scores)):
-            _replace(target / "cases" / name, text)
+        cases = {name: _replace(target / "cases" / name, text) for name, text in pages_of_cases}
+        for path in set((target / "cases").glob("*.html")) - set(cases.values()):
+            path.unlink()  # of a case that is no longer part of the run
         _replace(target / "index.html", page)
     except OSError as error:
         raise StoreError(
@@ -82,8 +84,8 @@ def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def _replace(path: Path, held: str | bytes) -> None:
-    """Write a file whole under another name, then put it in place."""
+def _replace(path: Path, held: str | bytes) -> Path:
+    """Write a file whole under another name, then put it in place; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -91,3 +93,4 @@ def _replace(path: Path, held: str | bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+    return path

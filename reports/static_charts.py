@@ -55,6 +55,10 @@ def _draw(axes: Axes, series: Series) -> None:
         axes.fill_between(x, y, upper, facecolor=series.colour, alpha=0.2, linewidth=0)
         return
     marker = MARKERS[series.marker] if series.marker else None
+    if series.kind == "points" and series.pale:
+        axes.plot(x, y, marker=marker, markersize=3, color=series.colour, alpha=0.35, markeredgewidth=0,
+                  linestyle="none", label=label)  # fmt: skip
+        return
     if series.kind == "points":
         axes.plot(
             x, y, marker=marker, markersize=5, color=series.colour, markeredgecolor=INK, markeredgewidth=0.4,

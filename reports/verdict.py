@@ -19,6 +19,9 @@ from gtvbench.reports.statistics.paired import holm, smallest_p
 from gtvbench.reports.tables import best_arms, presence
 from gtvbench.reports.text import ABSENT, counted, duration, equals, finite, interval, listed, number, percent, signed
 
+#: So many differences that hold are listed in the verdict itself.
+_LISTED = 3
+
 
 @dataclass(frozen=True)
 class Point:
@@ -120,6 +123,8 @@ def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
         return f"within {margin}, so the two are practically the same"
     if not reachable:
         return f"too few patients for a test to decide; compare the interval with {margin}"
+    if finite(p) and p < LEVEL and finite(row["low"]) and row["low"] <= 0 <= row["high"]:
+        return "in most patients, but a few move the mean so far that its interval includes 0"
     if finite(p) and p < LEVEL:
         beyond = finite(row["low"]) and row["low"] > row["margin"]
         return (
@@ -199,7 +204,9 @@ def _planned(planned: pd.DataFrame, reachable: bool) -> Point:
         return Point("Planned", f"{count} in DSC: after Holm so few patients cannot reach p < .05.")
     hold = planned[planned["p_holm"] < LEVEL]
     text = f"{len(hold)} of {count} in DSC {have(len(hold))} p < .05 after Holm"
-    if len(hold):
+    if len(hold) > _LISTED:
+        text += "; see Differences"
+    elif len(hold):
         rows = hold.to_dict("records")
         text += ": " + "; ".join(f"{r['one']} − {r['other']} {signed(r['difference'], 3)}" for r in rows)
     return Point("Planned", f"{text}.")

@@ -60,8 +60,8 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
     groups = tuple((place[clique[0]], place[clique[-1]]) for clique in record["cliques"])
     text = (
         "Mean rank over patients, 1 best; a bar joins arms that Wilcoxon's test with Holm over all pairs does not tell "
-        "apart."
+        f"apart{'' if groups else ': here it tells all apart'}."
     )
-    diagram = Diagram(f"apart-{name}", f"{what}: arms that cannot be told apart", arms, groups, text)
+    diagram = Diagram(f"apart-{name}", f"{what}: mean ranks, and arms that cannot be told apart", arms, groups, text)
     shown.append(book.figure(diagram.id, diagram.title, text, partial(static_charts.critical_difference, diagram)))
     return shown

@@ -30,6 +30,9 @@ from gtvbench.reports.text import counted, number, visible
 from gtvbench.reports.volume_figures import AgreementFigure, AgreementPanel
 from gtvbench.reports.volumes import reference_volumes
 
+#: Above so many points of a chart they are drawn pale.
+_MANY = 200
+
 DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot")
 
 
@@ -81,6 +84,7 @@ def _against_volume(
         shown.loc[patient, arm] = float("nan")
     lines, marks = line_styles(run.scored_arms), figures.styles(run.scored_arms)
     series = []
+    pale = table.size > _MANY
     top = float(np.nanmax(shown.to_numpy(float))) if shown.notna().any(axis=None) else 1.0
     for arm in [a.name for a in run.scored_arms if a.name in table.columns]:
         colour, dash = lines[arm]
@@ -94,7 +98,9 @@ def _against_volume(
         curve = results.trends
         curve = curve[(curve["structure"] == structure) & (curve["metric"] == metric) & (curve["arm"] == arm)]
         marker, smooth = marks[arm][1], len(curve) > 0
-        series.append(Series("points", name_of, colour, xs, values, marker=marker, words=words, legend=not smooth))
+        series.append(
+            Series("points", name_of, colour, xs, values, marker=marker, words=words, legend=not smooth, pale=pale)
+        )
         if smooth:
             at, score = (tuple(round(float(v), 4) for v in curve[column]) for column in ("volume_ml", "score"))
             series.append(Series("line", name_of, colour, at, score, dash=dash, legend=True))
@@ -103,7 +109,8 @@ def _against_volume(
     span = (math.log10(low / 1.15), math.log10(high * 1.15))
     drawn = any(len(s.x) for s in series if s.kind == "line")
     reading = "Each mark is one patient in one arm" + (
-        "; the lines are smoothed (lowess): a line that falls to the left fails on small targets."
+        "; the lines are smoothed (lowess): one that "
+        f"{'falls' if measure.higher_is_better else 'rises'} to the left does worse on small targets."
         if drawn
         else "; too few patients for a smooth line."
     )
