@@ -142,7 +142,11 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 
 
 def volume_ticks(low: float, high: float) -> list[float]:
-    """Ticks in mL on a logarithmic axis from `low` to `high`."""
+    """Ticks in mL on a logarithmic axis from `low` to `high`: the coarsest steps that give three of them."""
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    steps = (1, 3) if high / low > 8 else (1, 2, 5) if high / low > 3 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    return [step * 10.0**power for power in decades for step in steps if low / 1.2 <= step * 10.0**power <= high * 1.2]
+    ticks: list[float] = []
+    for steps in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + k / 10 for k in range(90))):
+        ticks = [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks[:: math.ceil(len(ticks) / 6)] if ticks else [low]

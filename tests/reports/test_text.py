@@ -186,3 +186,12 @@ def test_lists_and_counts_read_as_english() -> None:
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert counted(1, "cross", "crosses") == "1 cross"
     assert counted(2, "cross", "crosses") == "2 crosses"
+
+
+def test_times_have_the_unit_that_suits_them_and_shares_never_claim_all_or_nothing() -> None:
+    assert [duration(s) for s in (3.9e-6, 0.0123, 1.234, 125, 8000)] == [
+        "3.90 µs", "12.3 ms", "1.23 s", "2 min 05 s", "2 h 13 min",
+    ]  # fmt: skip
+    assert [percent(v) for v in (0, 0.00004, 0.004, 0.5, 0.996, 0.99996, 1)] == [
+        "0 %", "< 0.1 %", "0.4 %", "50 %", "99.6 %", "> 99.9 %", "100 %",
+    ]  # fmt: skip
