@@ -19,8 +19,9 @@ def chart(figure: Chart) -> dict[str, Any]:
     layout["yaxis"] = _axis(figure.y)
     if any(s.legend for s in figure.series):
         layout["showlegend"] = True
-        layout["legend"] = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "font": {"size": 11}}
-        layout["margin"]["t"] = 18 + 19 * sum(s.legend for s in figure.series)
+        layout["legend"] = {"orientation": "h", "xref": "container", "x": 0, "y": 1.0, "yanchor": "bottom"}
+        layout["legend"]["font"] = {"size": 11}
+        layout["margin"]["t"] = 18 + 20 * sum(s.legend for s in figure.series)
         layout["legend"]["entrywidthmode"], layout["legend"]["entrywidth"] = "fraction", 1.0
     layout["shapes"] = [_rule(rule.axis, rule.at, rule.dash) for rule in figure.rules]
     if figure.shade is not None:

@@ -259,7 +259,8 @@ def limits(row: Any, *, ratio: bool) -> str:
         return "too few cases for limits"
     if ratio:
         return f"×{number(middle, 2)} (×{number(low, 2)} to ×{number(high, 2)})"
-    return f"{signed(middle, 1)} ({signed(low, 1)} to {signed(high, 1)})"
+    digits = 1 if max(abs(low), abs(high)) < 100 else 0  # it has to fit above half a figure
+    return f"{signed(middle, digits)} ({signed(low, digits)} to {signed(high, digits)})"
 
 
 def stability_sentence(stability: pd.DataFrame, structure: str) -> str:

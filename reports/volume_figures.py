@@ -131,14 +131,12 @@ def _set_axes(
 
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
-    """Up to five ratios around 1 that lie in a range, the finest set that fits."""
-    for ratios in (
-        (0.9, 0.95, 1, 1.05, 1.1), (0.8, 0.9, 1, 1.1, 1.25), (0.5, 0.7, 1, 1.4, 2), (0.25, 0.5, 1, 2, 4),
-        (0.01, 0.1, 1, 10, 100),
-    ):  # fmt: skip
-        if ratios[0] <= low or ratios[-1] >= high:
-            break
-    return [ratio for ratio in ratios if low <= ratio <= high]
+    """Up to five ratios that lie in a range around 1, with 1 among them."""
+    fine = (0.8, 0.85, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.25)
+    coarse = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 30, 100)
+    inside = [float(ratio) for ratio in (fine if high / low < 1.6 else coarse) if low <= ratio <= high]
+    step = math.ceil(len(inside) / 5)
+    return inside[inside.index(1.0) % step :: step] if 1.0 in inside else inside[::step]
 
 
 def volume_ticks(low: float, high: float) -> list[float]:

@@ -51,7 +51,7 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
             chart = Chart(
                 name, f"{structure}: share of patients by {measure.title}", reading, Axis(measure.named),
                 Axis("share of patients", range=(0.0, 1.02)), tuple(series), (Rule("y", 0.9, "dot", "90 %"),),
-                height=290 + 17 * len(curves),
+                height=290 + 20 * len(curves),
             )  # fmt: skip
             values = layout_statistics.profile_table(table, structure, metric, f"{name}-values")
             live = interactive_charts.chart(chart)

@@ -120,7 +120,7 @@ def _against_volume(
         name, f"{structure}: {measure.title} against the size of the target", reading,
         Axis("reference volume, mL (logarithmic)", log=True, range=span, ticks=ticks),
         Axis(measure.axis, range=(0.0, 1.02) if measure.bounded else (0.0, 1.04 * max(top, 1e-6))),
-        tuple(series), height=300 + 17 * sum(s.legend for s in series),
+        tuple(series), height=300 + 20 * sum(s.legend for s in series),
     )  # fmt: skip
 
 
