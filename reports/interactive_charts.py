@@ -19,8 +19,8 @@ def chart(figure: Chart) -> dict[str, Any]:
     layout["yaxis"] = _axis(figure.y)
     if any(s.legend for s in figure.series):
         layout["showlegend"] = True
-        layout["legend"] = {"orientation": "h", "xref": "container", "x": 0, "y": 1.0, "yanchor": "bottom"}
-        layout["legend"]["font"] = {"size": 11}
+        layout["legend"] = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"}
+        layout["legend"]["font"] = {"size": 10}  # the longest name just fits on a page of 320 px
         layout["margin"]["t"] = 18 + 20 * sum(s.legend for s in figure.series)
         layout["legend"]["entrywidthmode"], layout["legend"]["entrywidth"] = "fraction", 1.0
     layout["shapes"] = [_rule(rule.axis, rule.at, rule.dash) for rule in figure.rules]

@@ -117,7 +117,7 @@ def _set_axes(
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(volumes[0] / 1.2, volumes[1] * 1.2)
-    ticks = volume_ticks(*volumes)
+    ticks = volume_ticks(*volumes, most=3)
     axes.set_xticks(ticks, [f"{tick:g}" if lowest else "" for tick in ticks])
     if lowest:
         axes.set_xlabel(figure_data.x_title, color=INK)
@@ -139,12 +139,15 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
     return inside[inside.index(1.0) % step :: step] if 1.0 in inside else inside[::step]
 
 
-def volume_ticks(low: float, high: float) -> list[float]:
-    """Ticks in mL on a logarithmic axis from `low` to `high`: the coarsest steps that give three of them."""
+def volume_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Ticks in mL on a logarithmic axis from `low` to `high`: the coarsest steps that give three of them.
+
+    At most `most` of them.
+    """
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + k / 10 for k in range(90))):
         ticks = [step * 10.0**power for power in decades for step in steps if low <= step * 10.0**power <= high]
         if len(ticks) >= 3:
             break
-    return ticks[:: math.ceil(len(ticks) / 6)] if ticks else [low]
+    return ticks[:: math.ceil(len(ticks) / most)] if ticks else [low]
