@@ -97,6 +97,7 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
             )
             for k, s in enumerate(run.structures)
         ],
+        "disturbed": cost.disturbed(run),
         "times": time_figures(run, stages, costs, book),
         "epochs": layout_cost.epochs_table(book.frame("epochs", cost.epoch_summary(run))),
         "prediction": layout_cost.prediction_table(stages),

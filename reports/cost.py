@@ -6,12 +6,15 @@ import pandas as pd
 
 from gtvbench.reports.load import Run
 
+#: Arms of one method do the same work: above this ratio of their times the machine was busy with something else.
+_SAME_WORK = 2.0
+
 #: Stages of the timing table that are summarised as a distribution, and what one observation is.
 STAGES = {
     "encode": "Encode, per slice",
     "decode": "Decode, per slice",
-    "slice": "Both, per slice",
-    "box": "Both, per box",
+    "slice": "Encode and decode, per slice",
+    "box": "Encode and decode, per box",
     "segment": "Network, per volume",
     "case": "Whole case",
 }
@@ -100,6 +103,21 @@ def seconds_per_slice(run: Run, arm: str) -> float | None:
         if (slices := run.slices_of(str(case)))
     ]
     return float(pd.Series(shares).median()) if shares else None
+
+
+def disturbed(run: Run) -> float | None:
+    """How many times slower one arm of a method is than another of it, by median slice; None below a factor of two.
+
+    Arms of a method that differ in the fusion alone do the same work: a large ratio says that the machine was busy.
+    """
+    medians: dict[tuple[str, str], list[float]] = {}
+    for arm in run.scored_arms:
+        if arm.box_only or (found := _observations(run, arm.name).get("slice")) is None:
+            continue
+        medians.setdefault((arm.method, str(arm.device)), []).append(float(found.median()))
+    ratios = [max(values) / min(values) for values in medians.values() if min(values) > 0]
+    worst = max(ratios, default=1.0)
+    return worst if worst > _SAME_WORK else None
 
 
 def resources(run: Run) -> pd.DataFrame:

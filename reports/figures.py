@@ -229,11 +229,19 @@ class Forest:
 def forest(table: pd.DataFrame, structure: str, metric: str, number_of: int) -> Forest | None:
     """The planned differences of one structure and metric that have an interval; None where there are none."""
     chosen = (table["structure"] == structure) & (table["metric"] == metric) & table["planned"].astype(bool)
+    # Of distances the typical difference: the mean is moved by one penalty.
+    columns = ("difference", "low", "high")
+    if not MEASURES[metric].bounded:
+        columns = ("hodges_lehmann", "hodges_lehmann_low", "hodges_lehmann_high")
+    estimate, low, high = columns
     rows = tuple(
-        (f"{shorten(r['one'])}\n\u2212 {shorten(r['other'])}", r["difference"], r["low"], r["high"])
+        (
+            f"{shorten(r['one'])}\n\u2212 {shorten(r['other'])}",
+            float(r[estimate]), float(r[low]), float(r[high]),
+        )
         for r in table[chosen].to_dict("records")
-        if math.isfinite(r["low"]) and math.isfinite(r["high"])
-    )
+        if all(math.isfinite(r[column]) for column in columns)
+    )  # fmt: skip
     if not rows:
         return None
     measure = MEASURES[metric]
@@ -247,8 +255,9 @@ def forest(table: pd.DataFrame, structure: str, metric: str, number_of: int) -> 
 def forest_reading(figure: Forest) -> str:
     """One sentence that says how to read a forest of differences."""
     side = "right" if figure.higher_is_better else "left"
+    what = "mean difference" if figure.higher_is_better else "typical difference (Hodges-Lehmann)"
     return (
-        f"Square: mean difference; line: its 95 % interval; {side} of zero the first arm is better; grey: the "
+        f"Square: {what}; line: its 95 % interval; {side} of zero the first arm is better; grey: the "
         "margin of no practical matter."
     )
 

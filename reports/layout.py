@@ -112,7 +112,7 @@ def score_table(
         ("ASSD", 1), ("Volume difference", 1), ("Time", 1),
     )  # fmt: skip
     head = (
-        "Arm", "n", "failed", "mean ± SD", "median", "IQR", "min", "pooled", "median, mm", "failed",
+        "Arm", "n", "failed", "mean ± SD", "median", "IQR", "min", "aggregated", "median, mm", "failed",
         f"mean, at {tolerance:g} mm" if tolerance is not None else "mean", "median, mm", "mean, mL", "per slice",
     )  # fmt: skip
     where = "whole volume" if scope == "volume" else "prompted slices only"

@@ -54,7 +54,7 @@ def prediction_table(table: pd.DataFrame) -> Table:
         rows.append(row_of(*cells))
     groups = (("", 1), *((STAGES[stage], 2) for stage in used))
     head = ("Arm", *["median", "95th percentile"] * len(used))
-    return Table("prediction", "Prediction time, one slice at a time", head, tuple(rows), groups, csv="timing.csv")
+    return Table("prediction", "Prediction time", head, tuple(rows), groups, csv="timing.csv")
 
 
 def resources_table(table: pd.DataFrame) -> Table:

@@ -62,6 +62,9 @@ def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bo
     return Table(name, f"{structure}, {measure.named}: {kind} differences", head, tuple(rows), csv="contrasts.csv")
 
 
+#: The smallest group of patients whose mean gets an interval: below it resamples hold next to nothing.
+MIN_FOR_INTERVAL = 6
+
 #: Ways to rank, as their columns are headed.
 SCHEME_NAMES = {
     "mean-then-rank": "mean",
@@ -80,7 +83,10 @@ def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:
         row_of(
             ranked["arms"][k],
             *(f"{schemes[s]['ranks'][k]:g}" for s in schemes),
-            *(percent(schemes[s]["probability"][k][0]) for s in schemes),
+            *(
+                percent(schemes[s]["probability"][k][0]) if len(set(schemes[s]["ranks"])) > 1 else ABSENT
+                for s in schemes
+            ),
             *(percent(share) if share else ABSENT for share in main["probability"][k]),
         )
         for k in order
@@ -135,7 +141,10 @@ def subgroup_table(table: pd.DataFrame, structure: str, metric: str, name: str) 
     digits = MEASURES[metric].digits
     thirds = part.drop_duplicates("third")
     cells = {
-        (r["arm"], r["third"]): (number(r["mean"], digits), between(r["low"], r["high"], digits))
+        (r["arm"], r["third"]): (
+            number(r["mean"], digits),
+            between(r["low"], r["high"], digits) if r["n"] >= MIN_FOR_INTERVAL else ABSENT,
+        )
         for r in part.to_dict("records")
     }
     names = [str(third) for third in thirds["third"]]
@@ -161,7 +170,7 @@ def agreement_table(table: pd.DataFrame, structure: str, name: str) -> Table:
         )
         for r in table.to_dict("records")
     ]  # fmt: skip
-    groups = (("", 1), ("Patients", 2), ("Difference, mL", 2), ("Ratio", 2), ("ICC(A,1)", 2))
+    groups = (("", 1), ("Patients", 2), ("Difference, mL", 2), ("Ratio (geometric)", 2), ("ICC(A,1)", 2))
     head = ("Arm", "n", "no mask", "mean", "95 % limits", "mean", "95 % limits", "estimate", "95 % CI")
     return Table(name, f"{structure}: predicted against reference volume", head, tuple(rows), groups, "agreement.csv")
 
@@ -170,7 +179,8 @@ def profile_table(table: pd.DataFrame, structure: str, metric: str, name: str) -
     """Share of patients that reach a few thresholds, with the pointwise interval."""
     measure = MEASURES[metric]
     every = sorted(set(table["threshold"]))
-    chosen = every[50::10] if measure.bounded else every[::20]
+    wanted = (0.5, 0.6, 0.7, 0.8, 0.9) if measure.bounded else (2, 5, 10, 20, 50)
+    chosen = sorted({min(every, key=lambda t: abs(t - w)) for w in wanted if w <= every[-1]} or {every[-1]})
     wide = table.set_index(["arm", "threshold"])
     rows = []
     for arm in dict.fromkeys(table["arm"]):
@@ -209,9 +219,9 @@ def model_table(model: Model, name: str) -> Table:
     rows = [
         row_of(
             " ".join([effect.term, *(str(part) for part in (effect.arm, effect.structure) if part)]),
-            signed(effect.estimate, digits), interval(effect.low, effect.high, digits), p_value(effect.p),
+            signed(effect.estimate, digits), interval(effect.low, effect.high, digits),
         )
         for effect in model.effects
     ]  # fmt: skip
-    head = ("Effect", "estimate", "95 % CI", "p (Wald)")
+    head = ("Effect", "estimate", "95 % CI")
     return Table(name, f"{MEASURES[model.metric].named}: {model.formula}", head, tuple(rows))

@@ -157,6 +157,16 @@ class Run:
         return {subset: [str(p) for p in found.get(subset) or ()] for subset in ("train", "validation", "test")}
 
     @property
+    def crop_margin_mm(self) -> tuple[float, float] | None:
+        """How far beyond the reference the source crops every image (least, most), or None where it does not."""
+        dataset = self.study.get("dataset")
+        crop = dataset.get("crop") if isinstance(dataset, Mapping) else None
+        margin = crop.get("margin-mm") if isinstance(crop, Mapping) else None
+        if not isinstance(margin, list | tuple) or len(margin) != 2:
+            return None
+        return float(margin[0]), float(margin[1])
+
+    @property
     def synthetic(self) -> bool:
         """Whether the patients were made by a procedure."""
         return bool(self.provenance.get("synthetic"))

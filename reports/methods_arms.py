@@ -174,7 +174,7 @@ def _schedule(run: Run, group: list[Arm]) -> str:
     if checkpoint:
         mirrored = "with" if options.get("mirroring") else "without"
         step = numeral(options, "step-size")
-        sliding = f" and a sliding window at steps of {step} of the patch" if step else ""
+        sliding = f", by a sliding window in steps of {step} of the patch" if step else ""
         parts.append(f"; {checkpoint} predict, {mirrored} test-time mirroring{sliding}")
     return "".join(parts) + "."
 

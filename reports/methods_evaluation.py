@@ -242,6 +242,11 @@ def limitations(run: Run, wide: pd.DataFrame) -> list[str]:
     if run.synthetic:
         said.append("The patients are synthetic: no result says anything of real patients.")
     said += _oracle(run)
+    if run.crop_margin_mm is not None:
+        said.append(
+            "Images, those of the test set too, were cropped around the reference: the field of view gives the target "
+            "roughly away, and false positives far from it cannot occur."
+        )
     stand_in = [arm for arm in started if arm.stand_in]
     if stand_in:
         said.append(

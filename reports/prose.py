@@ -50,6 +50,17 @@ def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]
             )
         )
     found += [Banner(n.kind, n.label, n.text, n.names) for n in run.notices]
+    margin = run.crop_margin_mm
+    if margin is not None:
+        found.append(
+            Banner(
+                "cropped",
+                "Cropped around the target",
+                f"Every image, of the test set too, ends {margin[0]:g} to {margin[1]:g} mm beyond the reference. An "
+                "arm without a prompt therefore knows roughly where the target is; false positives far away cannot occur, "
+                "and distances are bounded by the crop.",
+            )
+        )
     found += _about_arms(run)
     found += _incomplete(run)
     found += _too_few(run, wide)
@@ -135,6 +146,14 @@ def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
         return "No difference between these arms was planned; all pairs are exploratory."
     n, family = int(chosen["n"].max()), int(chosen["family"].max())
     text = f"{counted(n, 'patient')} with this structure; {counted(family, 'planned difference')} in each metric"
+    moved = chosen[chosen["difference"] * chosen["hodges_lehmann"] < 0]
+    moved = moved[moved["p"].astype(float) < LEVEL]
+    if len(moved):
+        pairs = listed([f"{r['one']} − {r['other']}" for r in moved.to_dict("records")])
+        text += (
+            f". A few patients, such as failed cases with their penalty, move the mean of {pairs} to the other side of "
+            "zero than the typical difference (Hodges-Lehmann), which p is about"
+        )
     least = smallest_p(n)
     if least > LEVEL:
         return f"{text}. So few patients could never reach p < .05, so no p is printed; look at the intervals."
@@ -176,8 +195,8 @@ def ranking(ranked: Mapping[str, Any]) -> str:
     pairs = len(ranked["arms"]) * (len(ranked["arms"]) - 1) // 2
     if smallest_p(ranked["patients"]) * pairs > LEVEL:
         text += (
-            f" With {counted(ranked['patients'], 'patient')} and {counted(pairs, 'pair')} no two arms can be told "
-            "apart after Holm, whatever the scores are."
+            f" Over all {pairs} pairs no two arms can be told apart after Holm with "
+            f"{counted(ranked['patients'], 'patient')}, whatever the scores are; fewer pairs, such as the planned ones, may."
         )
     omnibus = ranked["friedman"]
     if omnibus is not None:
@@ -203,7 +222,7 @@ def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
         )
         if len(prompted) < len(scored):
             lines.append(
-                "Arms without a prompt find the target by themselves and are penalised for slices and places that the "
+                "Arms without a prompt have to find the target and are penalised for slices and places that the "
                 "boxes give away; the scores restricted to prompted slices take part of that away."
             )
     if run.synthetic:

@@ -78,7 +78,7 @@ def _patients(top: Mapping[Any, Any], present: int, scored: int) -> Point:
     spread = f"SD {number(top['dsc_sd'], 3)}, " if finite(top["dsc_sd"]) else ""
     failed = f", {int(top['failed'])} failed" if int(top["failed"]) else ""
     text = f"{ci}{spread}{present} of {counted(scored, 'test case')} {have(present)} this structure{failed}."
-    return Point("Patients", text)
+    return Point("Mean", text)
 
 
 def oriented(chosen: pd.DataFrame, metric: str, one: str, other: str) -> dict[str, Any] | None:
@@ -119,14 +119,19 @@ def _lead(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, pa
 def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
     """What a lead means, in words; `reachable` is whether so many patients could reach significance at all."""
     margin = f"the margin of {row['margin']:g}"
+    real = finite(p) and p < LEVEL
+    known = finite(row["low"]) and finite(row["high"])
     if row["p_equivalence"] < LEVEL:
-        return f"within {margin}, so the two are practically the same"
+        lead = "more than chance, but less than" if real else "not shown, and less than"
+        return f"{lead} {margin}: in DSC the two are practically the same"
     if not reachable:
+        if known and row["low"] > row["margin"]:
+            return f"the whole interval lies beyond {margin}, though so few patients cannot reach p < .05 after Holm"
         return f"too few patients for a test to decide; compare the interval with {margin}"
-    if finite(p) and p < LEVEL and finite(row["low"]) and row["low"] <= 0 <= row["high"]:
+    if real and known and row["low"] <= 0 <= row["high"]:
         return "in most patients, but a few move the mean so far that its interval includes 0"
-    if finite(p) and p < LEVEL:
-        beyond = finite(row["low"]) and row["low"] > row["margin"]
+    if real:
+        beyond = known and row["low"] > row["margin"]
         return (
             f"more than chance, and beyond {margin}" if beyond else f"more than chance; whether beyond {margin} is open"
         )
@@ -170,7 +175,10 @@ def _tests(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame) -
 def _ranking(best: Sequence[str], record: Mapping[str, Any] | None) -> list[Point]:
     if record is None or not record["schemes"]:
         return []
-    schemes = record["schemes"]
+    # A way under which all arms tie, as tests won does with few patients, ranks nobody.
+    schemes = {name: held for name, held in record["schemes"].items() if len(set(held["ranks"])) > 1}
+    if "mean-then-rank" not in schemes:
+        return []
     main = schemes["mean-then-rank"]
     share = {arm: main["probability"][k][0] for k, arm in enumerate(record["arms"])}
     leaders = {
@@ -236,7 +244,8 @@ def _unprompted(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]
     if lost == n:
         return [Point("Without a prompt", f"{best} found nothing in any of {counted(n, 'case')}.")]
     failed = f", nothing found in {lost} of {n}" if lost else ""
-    return [Point("Without a prompt", f"Best: {best}, {number(part[best]['dsc_mean'], 3)}{failed}.")]
+    which = "Best" if len(free) > 1 else "The only one"
+    return [Point("Without a prompt", f"{which}: {best}, {number(part[best]['dsc_mean'], 3)}{failed}.")]
 
 
 def _cost(run: Run, best: Sequence[str], costs: Mapping[str, float | None]) -> list[Point]:
@@ -251,7 +260,7 @@ def _cost(run: Run, best: Sequence[str], costs: Mapping[str, float | None]) -> l
     known = {n: float(c) for n, c in costs.items() if c is not None and n not in best and not arms[n].box_only}
     if lines and known:
         fastest = min(known, key=lambda name: (known[name], name))
-        lines.append(f"fastest other arm: {fastest}, {duration(known[fastest])} a slice")
+        lines.append(f"fastest other arm, boxes apart: {fastest}, {duration(known[fastest])} a slice")
     return [Point("Cost", "; ".join(lines) + ".")] if lines else []
 
 

@@ -22,9 +22,9 @@ from gtvbench.reports.viewer_case import CaseView, View
 #: Bytes of pictures (base64) and contours that the report itself carries; every case has a page of its own besides.
 INDEX_BYTES = 4_000_000
 MISSING = (
-    "There are no pictures in this run folder. Start the same `bench run` again: it adds them and repeats nothing."
+    "There are no pictures in this run folder. Start the same “bench run” again: it adds them and repeats nothing."
 )
-TURNED_OFF = "The study file turns pictures off (`report: {pictures: false}`)."
+TURNED_OFF = "The study file turns pictures off (report: {pictures: false})."
 
 
 def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dict[str, Any]:

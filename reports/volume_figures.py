@@ -15,7 +15,7 @@ from gtvbench.reports.addresses import case_link
 from gtvbench.reports.figures import shorten
 from gtvbench.reports.static import FAINT, GRID, INK, MARKERS, WIDTH
 
-_PANEL, _HEAD, _FOOT, _GAP = 100, 34, 40, 46
+_PANEL, _HEAD, _FOOT, _GAP = 100, 48, 40, 52
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,14 @@ def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
     axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
     for x, y, case in outside:
         axes.plot([x], [y], **style)[0].set_url(case_link(case))
-    axes.text(0, 1.17, shorten(panel.label, 23), transform=axes.transAxes, color=INK, va="bottom")
+    axes.text(0, 1.17, _two_lines(panel.label), transform=axes.transAxes, color=INK, va="bottom", linespacing=1.15)
     axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, va="bottom")
+
+
+def _two_lines(label: str) -> str:
+    """An arm's name above half a figure: its method, then its fusion and seed."""
+    method, dot, rest = label.partition(".")
+    return f"{shorten(method, 23)}\n{shorten(rest, 23)}" if dot else f"\n{shorten(method, 23)}"
 
 
 def _set_axes(
