@@ -57,8 +57,8 @@ def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]
                 "cropped",
                 "Cropped around the target",
                 f"Every image, of the test set too, ends {margin[0]:g} to {margin[1]:g} mm beyond the reference. An "
-                "arm without a prompt therefore knows roughly where the target is; false positives far away cannot occur, "
-                "and distances are bounded by the crop.",
+                "arm without a prompt therefore knows roughly where the target is; false positives far away cannot "
+                "occur, and distances are bounded by the crop.",
             )
         )
     found += _about_arms(run)
@@ -196,7 +196,8 @@ def ranking(ranked: Mapping[str, Any]) -> str:
     if smallest_p(ranked["patients"]) * pairs > LEVEL:
         text += (
             f" Over all {pairs} pairs no two arms can be told apart after Holm with "
-            f"{counted(ranked['patients'], 'patient')}, whatever the scores are; fewer pairs, such as the planned ones, may."
+            f"{counted(ranked['patients'], 'patient')}, whatever the scores are; fewer pairs, such as the "
+            "planned ones, may."
         )
     omnibus = ranked["friedman"]
     if omnibus is not None:

@@ -122,8 +122,8 @@ def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
     real = finite(p) and p < LEVEL
     known = finite(row["low"]) and finite(row["high"])
     if row["p_equivalence"] < LEVEL:
-        lead = "more than chance, but less than" if real else "not shown, and less than"
-        return f"{lead} {margin}: in DSC the two are practically the same"
+        lead = "more than chance, but" if real else "no difference is shown, and it"
+        return f"{lead} lies within {margin}: in DSC the two are practically the same"
     if not reachable:
         if known and row["low"] > row["margin"]:
             return f"the whole interval lies beyond {margin}, though so few patients cannot reach p < .05 after Holm"
