@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class Shown:
     svg: Markup
     height: int | None = None
     table: Table | None = None
+    csv: str | None = None
 
 
 @dataclass
@@ -42,6 +44,12 @@ class Book:
         self.files[f"{name}.csv"] = frame.to_csv(index=False, lineterminator="\n")
         return frame
 
+    def parquet(self, name: str, frame: pd.DataFrame) -> None:
+        """Add a table of numbers as Parquet."""
+        held = io.BytesIO()
+        frame.to_parquet(held, index=False)
+        self.files[f"{name}.parquet"] = held.getvalue()
+
     def figure(
         self,
         name: str,
@@ -50,14 +58,15 @@ class Book:
         draw: Callable[[], Figure],
         live: Mapping[str, Any] | None = None,
         table: Table | None = None,
+        csv: str | None = None,
     ) -> Shown:
-        """Add a figure as SVG and PDF, and its interactive form `live` where it has one."""
+        """Add a figure as SVG and PDF, and its interactive form `live` where it has one; `csv` names its numbers."""
         drawn = vector.draw(draw)
         self.files |= {f"{name}.svg": drawn.svg, f"{name}.pdf": drawn.pdf}
         if live is not None:
             self.specifications.append(dict(live))
         height = None if live is None else int(live["layout"]["height"])
-        return Shown(name, title, reading, Markup(static.inline(drawn.inline.decode(), name)), height, table)
+        return Shown(name, title, reading, Markup(static.inline(drawn.inline.decode(), name)), height, table, csv)
 
     def links(self) -> dict[str, str]:
         """Address of every CSV file: inside the page where it is small."""

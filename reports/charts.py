@@ -68,5 +68,3 @@ class Chart:
     series: tuple[Series, ...]
     rules: tuple[Rule, ...] = ()
     height: int = 300
-    #: Band of the y axis (low, high) that is shaded: a margin of no practical matter.
-    shade: tuple[float, float] | None = None

@@ -23,6 +23,7 @@ from gtvbench.reports import (
 )
 from gtvbench.reports.book import Book, Shown
 from gtvbench.reports.load import Run
+from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.methods_text import methods_text
 from gtvbench.reports.results import Results, analyse, as_json
 from gtvbench.reports.sections import differences as difference_section
@@ -55,10 +56,12 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
     book.frame("status", results.status)
     absent = book.frame("false_positives", results.false_positives)
     stages = book.frame("timing", cost.stage_summary(run))
+    book.parquet("scores", run.scores)
     for name, frame in {
         "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": differences,
         "training": _all_epochs(run), "failures": _failures(run), "intervals": results.summary,
         "agreement": results.agreement, "subgroups": results.subgroups, "profiles": results.profiles,
+        "volumes": results.volumes, "trends": results.trends, "rankings": _rankings_frame(ranked),
     }.items():  # fmt: skip
         book.frame(name, frame)
     book.files["stats.json"] = json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
@@ -85,13 +88,17 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "profiles": profiles(run, results, book),
         "repetitions": _repetitions(results),
         "models": [
-            layout_statistics.model_table(model, f"model-{model.metric.split('_')[0]}")
+            (
+                prose.structure_effect(model),
+                layout_statistics.model_table(model, f"model-{MEASURES[model.metric].short}"),
+            )
             for model in results.models
-            if not model.by_volume and model.converged and len(model.structures) > 1
+            if not model.by_volume and len(model.structures) > 1
         ],
         "absent": layout.false_positive_table(absent),
         "stability": [
             (
+                s,
                 layout_statistics.sensitivity_table(stability, s, f"sensitivity-{k}"),
                 prose.stability_sentence(stability, s),
             )
@@ -115,10 +122,28 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
     }
 
 
+def _rankings_frame(ranked: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row for each structure, metric, way to rank and arm: its rank, and how often it has which in resamples."""
+    rows = []
+    for record in ranked:
+        for scheme, held in record["schemes"].items():
+            for k, arm in enumerate(record["arms"]):
+                shares = {f"share_{place + 1}": share for place, share in enumerate(held["probability"][k])}
+                rows.append(
+                    {
+                        "structure": record["structure"], "metric": record["metric"], "scheme": scheme, "arm": arm,
+                        "rank": held["ranks"][k], "mean_rank": record["mean_ranks"][k], **shares,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def _flow(run: Run, wide: pd.DataFrame, book: Book) -> Shown:
     found = flow.flow(run, wide)
     draw = partial(flow.draw_flow, found)
-    return book.figure("flow", "From patients to scores", flow.reading(found), draw, None, flow.flow_table(found))
+    return book.figure(
+        "flow", "From patients to scores", flow.reading(found), draw, None, flow.flow_table(found), "status.csv"
+    )
 
 
 def _repetitions(results: Results) -> list[layout.Table]:
@@ -145,6 +170,8 @@ def _score_section(
 def _with_intervals(summary: pd.DataFrame, results: Results) -> pd.DataFrame:
     """The rows of the whole volume with the interval of their mean DSC (dsc_low, dsc_high)."""
     own = results.summary[results.summary["metric"] == "dsc"]
+    # With several cases a patient, the mean over cases is not the mean that the interval is of.
+    own = own[~own["structure"].isin(results.flow.query("present_cases > present_patients")["structure"])]
     own = own.rename(columns={"mean_low": "dsc_low", "mean_high": "dsc_high"})
     return summary.merge(own[["structure", "arm", "dsc_low", "dsc_high"]], on=["structure", "arm"], how="left")
 

@@ -27,7 +27,14 @@ from gtvbench.reports.statistics.paired import (
     smallest_p,
 )
 from gtvbench.reports.statistics.power import detectable_difference, patients_for_equivalence, patients_needed
-from gtvbench.reports.statistics.ranking import Stability, critical_difference, friedman, nemenyi_distance, stability
+from gtvbench.reports.statistics.ranking import (
+    SCHEMES,
+    Stability,
+    critical_difference,
+    friedman,
+    nemenyi_distance,
+    stability,
+)
 from gtvbench.reports.tables import PRIMARY_SCOPE
 
 #: Metrics that may be primary, and whether more is better.
@@ -122,13 +129,15 @@ def planned_pairs(run: Run) -> list[tuple[str, str]]:
     if declared is None:
         return planned(run.scored_arms)
     scored = {arm.name for arm in run.scored_arms}
-    return [
+    pairs = [
         (a.name, b.name)
         for one, other in declared
         for a in run.named(one)
         for b in run.named(other)
-        if comparable(a, b) and {a.name, b.name} <= scored
+        if a.name != b.name and comparable(a, b) and {a.name, b.name} <= scored
     ]
+    # A name and the same name with its seed may stand for one arm: each pair counts once.
+    return list({frozenset(pair): pair for pair in reversed(pairs)}.values())[::-1]
 
 
 def statistics_of(run: Run) -> StatisticsOptions:
@@ -186,9 +195,7 @@ def _family(
     return rows
 
 
-def rankings(
-    run: Run, wide: pd.DataFrame, schemes: Sequence[str] = ("mean-then-rank", "median-then-rank", "rank-then-mean")
-) -> list[dict[str, Any]]:
+def rankings(run: Run, wide: pd.DataFrame) -> list[dict[str, Any]]:
     """Friedman's test, critical difference and the stability of each scheme, for each structure and primary metric.
 
     Arms without any score are left out, then patients whom any remaining arm lacks a score for: all arms are ranked on
@@ -208,7 +215,7 @@ def rankings(
             groups = critical_difference(values, higher_is_better=higher)
             held = {
                 scheme: stability(values, scheme, SEED, higher_is_better=higher, resamples=options.resamples)
-                for scheme in schemes
+                for scheme in SCHEMES
             }
             found.append(
                 {

@@ -9,8 +9,6 @@ from gtvbench.reports.addresses import case_link
 from gtvbench.reports.charts import Axis, Chart, Series
 from gtvbench.reports.interactive import base_layout, clear
 
-_DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "dashdot": "dashdot"}
-
 
 def chart(figure: Chart) -> dict[str, Any]:
     """A chart as {id, data, layout}; points that have a case carry it, so that a click can open its page."""
@@ -24,12 +22,6 @@ def chart(figure: Chart) -> dict[str, Any]:
         layout["margin"]["t"] = 18 + 20 * sum(s.legend for s in figure.series)
         layout["legend"]["entrywidthmode"], layout["legend"]["entrywidth"] = "fraction", 1.0
     layout["shapes"] = [_rule(rule.axis, rule.at, rule.dash) for rule in figure.rules]
-    if figure.shade is not None:
-        low, high = figure.shade
-        layout["shapes"].insert(0, {
-            "type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high, "fillcolor": "@grid",
-            "opacity": 0.45, "line": {"width": 0}, "layer": "below",
-        })  # fmt: skip
     layout["annotations"] = [
         {
             "xref": "paper" if rule.axis == "y" else "x", "yref": "y" if rule.axis == "y" else "paper",
@@ -80,7 +72,7 @@ def _traces(series: Series) -> list[dict[str, Any]]:
     lined = series.kind in ("line", "steps")
     trace["mode"] = "+".join((["lines"] if lined else []) + (["markers"] if series.marker else []))
     if lined:
-        trace["line"] = {"color": series.colour, "width": 2, "dash": _DASHES[series.dash]}
+        trace["line"] = {"color": series.colour, "width": 2, "dash": series.dash}
         trace["line"] |= {"shape": "hv"} if series.kind == "steps" else {}
     if series.marker:
         trace["marker"] = {"symbol": series.marker, "size": 7, "color": series.colour}

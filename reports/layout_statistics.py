@@ -82,6 +82,7 @@ def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:
     rows = [
         row_of(
             ranked["arms"][k],
+            number(ranked["mean_ranks"][k], 2),
             *(f"{schemes[s]['ranks'][k]:g}" for s in schemes),
             *(
                 percent(schemes[s]["probability"][k][0]) if len(set(schemes[s]["ranks"])) > 1 else ABSENT
@@ -93,12 +94,12 @@ def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:
     ]
     count = len(ranked["arms"])
     groups = (
-        ("", 1), ("Rank by", len(schemes)), ("First in resamples, by", len(schemes)),
+        ("", 1), ("Mean", 1), ("Rank by", len(schemes)), ("First in resamples, by", len(schemes)),
         (f"Share of resamples at rank, by {SCHEME_NAMES[chosen]}", count),
     )  # fmt: skip
     caption = f"{ranked['structure']}, {MEASURES[ranked['metric']].title}: ranking of the arms"
     names = [SCHEME_NAMES[s] for s in schemes]
-    head = ("Arm", *names, *names, *(str(place + 1) for place in range(count)))
+    head = ("Arm", "rank", *names, *names, *(str(place + 1) for place in range(count)))
     return Table(name, caption, head, tuple(rows), groups)
 
 
@@ -214,7 +215,7 @@ def repetitions_table(table: pd.DataFrame, structure: str, metric: str, name: st
 
 
 def model_table(model: Model, name: str) -> Table:
-    """Fixed effects of a mixed model."""
+    """Fixed effects of a mixed model with their intervals over resamples of patients; dashes where it has none."""
     digits = MEASURES[model.metric].digits
     rows = [
         row_of(

@@ -74,13 +74,13 @@ def statistics(run: Run, wide: pd.DataFrame) -> list[str]:
     options = statistics_of(run)
     said = ["Comparisons are paired by patient; several cases of a patient are averaged first."]
     pairs = planned_pairs(run)
-    said += _families(options, pairs) + _tests(most, len(pairs)) + _effects(options, most)
+    said += _families(options, pairs, bool(run.sources)) + _tests(most, len(pairs)) + _effects(options, most)
     said += _margins(run, options, most)
     said += _rankings(len(arms), most) + _volumes(most)
     return [*said, f"Statistics were computed with SciPy{cite('virtanen2020')} and statsmodels{cite('seabold2010')}."]
 
 
-def _families(options: StatisticsOptions, pairs: list[tuple[str, str]]) -> list[str]:
+def _families(options: StatisticsOptions, pairs: list[tuple[str, str]], merged: bool) -> list[str]:
     titles = listed([_TITLES.get(m, m) for m in options.primary_metrics])
     said = [
         f"Primary metrics are {titles}." if len(options.primary_metrics) > 1 else f"The primary metric is {titles}."
@@ -88,6 +88,8 @@ def _families(options: StatisticsOptions, pairs: list[tuple[str, str]]) -> list[
     if not pairs:
         return [*said, "No contrast of these arms was planned: every comparison is exploratory."]
     chosen = "by the study's defaults" if options.contrasts is None else "in the study file"
+    if merged:
+        chosen = "for the merged runs, pair by pair within a run where it could be"
     shown = "; ".join(f"{named(one)} against {named(other)}" for one, other in pairs)
     which = f": {shown}" if len(pairs) <= _LISTED else ""
     return [

@@ -49,11 +49,10 @@ def write_report(run: Run, target: Path) -> Path:
     page, data = render(run)
     pages_of_cases = case_pages(run, wide_scores(run.scores))
     try:
-        for name, held in data.items():
-            _replace(target / "data" / name, held)
-        cases = {name: _replace(target / "cases" / name, text) for name, text in pages_of_cases}
-        for path in set((target / "cases").glob("*.html")) - set(cases.values()):
-            path.unlink()  # of a case that is no longer part of the run
+        written = {_replace(target / "data" / name, held) for name, held in data.items()}
+        written |= {_replace(target / "cases" / name, text) for name, text in pages_of_cases}
+        for path in {p for folder in ("data", "cases") for p in (target / folder).rglob("*") if p.is_file()} - written:
+            path.unlink()  # of an arm, structure or case that is no longer part of the run
         _replace(target / "index.html", page)
     except OSError as error:
         raise StoreError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,8 @@ class CasePictures:
 
     def voxels(self, structure: str) -> list[int]:
         """Voxels of the reference in every slice of the volume."""
-        return [int(n) for n in self.record["voxels"].get(structure) or ()]
+        counts = self.record["voxels"].get(structure)
+        return [int(n) for n in counts] if counts else [0] * int(self.record["grid"]["shape"][0])
 
     def picture(self, modality: str, z: int) -> bytes:
         """The picture of a slice, WebP."""
@@ -97,6 +99,12 @@ class CasePictures:
         """The pictures of the slices in every modality, WebP."""
         with zipfile.ZipFile(self.path) as archive:
             return {m: [archive.read(f"{m}/{z}.webp") for z in slices] for m in self.modalities}
+
+
+#: What reading a damaged file, or one of another form, raises.
+_DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class Pictures:
@@ -113,10 +121,12 @@ class Pictures:
             try:
                 with zipfile.ZipFile(path) as archive:
                     record = json.loads(archive.read("record.json"))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                    found = CasePictures(path, record)
+                    whole = record["schema"] == PICTURES_SCHEMA and _whole(found, archive)
+            except _DAMAGED:
                 continue
-            if isinstance(record, dict) and record.get("schema") == PICTURES_SCHEMA:
-                return CasePictures(path, record)
+            if whole:
+                return found
         return None
 
     def contours(self, arm: str, case: CasePictures) -> Contours | None:
@@ -126,22 +136,33 @@ class Pictures:
         folder, name = self._origins[arm]
         try:
             record = json.loads(Store(folder).contours(name, str(case.record["case"])).read_text())
-        except (OSError, ValueError):
+            if record["schema"] != PICTURES_SCHEMA or record["crop"] != case.record["crop"]:
+                return None
+            parts: dict[str, Any] = record["structures"]
+            slices = int(case.record["grid"]["shape"][0])
+            if any(len(part["dsc"]) != slices for part in parts.values()):
+                return None
+            return Contours(
+                record["status"],
+                {s: {int(z): str(path) for z, path in part["paths"].items()} for s, part in parts.items()},
+                {s: part["dsc"] for s, part in parts.items()},
+                {s: int(part["outside"]) for s, part in parts.items()},
+            )
+        except _DAMAGED:
             return None
-        if record.get("schema") != PICTURES_SCHEMA or record.get("crop") != case.record["crop"]:
-            return None
-        parts: dict[str, Any] = record["structures"]
-        return Contours(
-            record["status"],
-            {s: {int(z): str(path) for z, path in part["paths"].items()} for s, part in parts.items()},
-            {s: part["dsc"] for s, part in parts.items()},
-            {s: int(part["outside"]) for s, part in parts.items()},
-        )
 
 
-def read_pictures(run: Run) -> Pictures:
-    """Access to the pictures and contours of a run, or of several that were joined."""
-    return Pictures(run)
+def _whole(case: CasePictures, archive: zipfile.ZipFile) -> bool:
+    """Whether every picture is there and unbroken; raises one of _DAMAGED where the record lacks what the viewer reads."""
+    names = set(archive.namelist())
+    slices = int(case.record["grid"]["shape"][0])
+    counts = all(len(case.voxels(structure)) == slices for structure in case.record["voxels"])
+    every = all(f"{modality}/{z}.webp" in names for modality in case.modalities for z in case.slices)
+    for what in ("reference", "prompts"):
+        for structure in case.record[what]:
+            case.paths(what, structure)
+    _ = case.size, case.spacing, case.sides, case.voxel_ml, case.position(case.slices.start), case.record["case"]
+    return counts and every and archive.testzip() is None
 
 
 def _letters(direction: list[float], sign: int) -> str:

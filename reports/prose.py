@@ -17,7 +17,7 @@ from gtvbench.reports.load import Run
 from gtvbench.reports.measures import MEASURES, main_scheme
 from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
-from gtvbench.reports.tables import order_changes, presence
+from gtvbench.reports.tables import PRIMARY_SCOPE, order_changes
 from gtvbench.reports.text import counted, equals, finite, listed, number, percent, redact, signed
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
@@ -128,10 +128,12 @@ def _incomplete(run: Run) -> list[Banner]:
 
 
 def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
-    counts = {s: n for s, (n, _) in presence(wide, run.structures).items() if n < MIN_FOR_A_TEST}
+    present = wide[wide["present"] & (wide["scope"] == PRIMARY_SCOPE)]
+    patients = {s: present.loc[present["structure"] == s, "patient"].nunique() for s in run.structures}
+    counts = {s: n for s, n in patients.items() if n < MIN_FOR_A_TEST}
     if not counts:
         return []
-    each = listed([f"{counted(n, 'case')} with {structure}" for structure, n in counts.items()])
+    each = listed([f"{counted(n, 'patient')} with {structure}" for structure, n in counts.items()])
     text = (
         f"The test set has {each}. Below {MIN_FOR_A_TEST} pairs a signed-rank test cannot reach p < .05 whatever the "
         "scores are, and SDs and quartiles are rough."
@@ -169,13 +171,11 @@ def margins(options: StatisticsOptions, structures: Sequence[str]) -> str:
     parts = []
     for metric in options.primary_metrics:
         measure = MEASURES[metric]
-        values = {options.margin(metric, structure): structure for structure in structures} or {
-            options.margin(metric): ""
-        }
-        each = [
-            f"{value:g}{' ' + measure.unit if measure.unit else ''}{f' ({name})' if len(values) > 1 else ''}"
-            for value, name in values.items()
-        ]
+        values: dict[float, list[str]] = {}
+        for structure in structures or ("",):
+            values.setdefault(options.margin(metric, structure), []).append(structure)
+        unit = f" {measure.unit}" if measure.unit else ""
+        each = [f"{v:g}{unit}{f' ({listed(names)})' if len(values) > 1 else ''}" for v, names in values.items()]
         parts.append(f"{listed(each)} in {measure.title}")
     return f"a margin of {listed(parts)}"
 
@@ -266,6 +266,23 @@ def interaction(model: Model | None, metric: str) -> str:
         f"Differences between arms in {MEASURES[metric].title} {found}: interaction of arm and log volume, Wald "
         f"chi-square {number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} "
         f"(mixed model, {model.patients} patients, not adjusted{few})."
+    )
+
+
+def structure_effect(model: Model) -> str:
+    """Whether the difference between arms hangs on the structure, in a patient who has several."""
+    name = MEASURES[model.metric].title
+    if not model.converged:
+        return f"{name}: the mixed model of method and structure {model.note}."
+    test = next((t for t in model.tests if " x " in t.term), None)
+    if test is None:
+        return ""
+    found = "hang on the structure" if test.p < LEVEL else "were not shown to hang on the structure"
+    few = "; with so few patients indicative only" if model.patients < MIN_FOR_A_MODEL else ""
+    return (
+        f"Differences between arms in {name} {found}: interaction of arm and structure, Wald chi-square "
+        f"{number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} ({model.patients} patients, not "
+        f"adjusted{few})."
     )
 
 

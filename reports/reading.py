@@ -69,7 +69,7 @@ class ProvenanceShape(_Shape):
     grid: dict[str, dict[str, Any]] | None = None
     scoring: dict[str, Any] | None = None
     modalities: list[str] | None = None
-    notes: list[Any] | None = None
+    notes: list[str] | None = None
 
 
 class StudyShape(_Shape):

@@ -14,7 +14,7 @@ from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports import contrasts, descriptions, tables, volumes
 from gtvbench.reports.load import Run
 from gtvbench.reports.models import Model, models
-from gtvbench.reports.statistics.ranking import SCHEMES, TAU_EDGES
+from gtvbench.reports.statistics.ranking import TAU_EDGES
 
 #: Version of stats.json, raised when a path of it changes its name or meaning.
 SCHEMA = 2
@@ -78,7 +78,7 @@ def analyse(run: Run, wide: pd.DataFrame) -> Results:
         status=tables.status_counts(wide, arms, run.structures),
         summary=descriptions.summary(run, wide),
         contrasts=contrasts.contrasts(run, wide),
-        rankings=contrasts.rankings(run, wide, SCHEMES),
+        rankings=contrasts.rankings(run, wide),
         sensitivity=tables.sensitivity(wide, arms, run.structures),
         false_positives=tables.false_positives(wide, arms, run.structures),
         models=models(run, wide),

@@ -23,8 +23,6 @@ def chart(figure_data: Chart) -> Figure:
     legends = [s for s in figure_data.series if s.legend]
     top = 12 + _LEGEND_ROW * len(legends) + (4 if legends else 0)
     figure, axes = new_canvas(figure_data.height, left=50, right=12, top=top, bottom=44)
-    if figure_data.shade is not None:
-        axes.axhspan(*figure_data.shade, color=GRID, alpha=0.45, linewidth=0, zorder=0)
     for rule in figure_data.rules:
         draw = axes.axhline if rule.axis == "y" else axes.axvline
         draw(rule.at, color=FAINT, linewidth=1.1, linestyle=_LINES[rule.dash])

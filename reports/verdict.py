@@ -61,7 +61,7 @@ def verdicts(
         chosen = differences[differences["structure"] == structure]
         record = next((r for r in ranked if r["structure"] == structure and r["metric"] == "dsc"), None)
         points = [_patients(part[best[0]], present, scored)]
-        points += _lead(part, best, chosen, present)
+        points += _lead(part, best, chosen)
         points += _tests(part, best, chosen)
         points += _ranking(best, record)
         points += _surface(part, best)
@@ -94,7 +94,7 @@ def oriented(chosen: pd.DataFrame, metric: str, one: str, other: str) -> dict[st
     return None
 
 
-def _lead(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, patients: int) -> list[Point]:
+def _lead(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame) -> list[Point]:
     others = [name for name in part if name not in best and finite(part[name]["dsc_mean"])]
     if len(best) > 1:
         return [Point("Lead", f"None: {len(best)} arms share this mean to three decimals.")]
@@ -106,13 +106,11 @@ def _lead(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame, pa
         return []
     numbers = f"{signed(row['difference'], 3)}"
     adjusted = all_pairs(chosen, "dsc")
-    p, family, pairs = adjusted.get(frozenset((best[0], following)), float("nan")), "all pairs", len(adjusted)
-    if row["planned"]:
-        p, family, pairs = row["p_holm"], "the planned pairs", int(row["family"])
+    p = adjusted.get(frozenset((best[0], following)), float("nan"))
     if finite(row["low"]) and finite(row["high"]):
         numbers += f" (95 % CI {interval(row['low'], row['high'], 3)}"
-        numbers += f"; p {equals(p)} after Holm over {family})" if finite(p) else ")"
-    reachable = smallest_p(patients) * max(pairs, 1) <= LEVEL
+        numbers += f"; p {equals(p)} after Holm over all pairs)" if finite(p) else ")"
+    reachable = smallest_p(int(row["n"])) * max(len(adjusted), 1) <= LEVEL
     return [Point("Lead", f"{numbers} over {following}, the next: {_size(row, p, reachable)}.")]
 
 

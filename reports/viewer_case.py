@@ -14,7 +14,7 @@ from gtvbench.reports import figures
 from gtvbench.reports.addresses import case_link
 from gtvbench.reports.layout import Cell, Table
 from gtvbench.reports.load import Run
-from gtvbench.reports.pictures import CasePictures, Contours, Pictures, read_pictures
+from gtvbench.reports.pictures import CasePictures, Contours, Pictures
 from gtvbench.reports.tables import PRIMARY_SCOPE, of_scope
 from gtvbench.reports.text import ABSENT, number, visible
 
@@ -48,7 +48,7 @@ class View:
         rows: list[dict[str, Any]] = of_scope(wide, PRIMARY_SCOPE).to_dict("records")  # type: ignore[assignment]
         scores = {(row["arm"], row["case"], row["structure"]): row for row in rows}
         cases = sorted({row["case"] for row in rows})
-        return cls(run, scores, read_pictures(run), [arm.name for arm in run.scored_arms], run.structures, cases)
+        return cls(run, scores, Pictures(run), [arm.name for arm in run.scored_arms], run.structures, cases)
 
     @property
     def turned_off(self) -> bool:

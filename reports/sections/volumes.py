@@ -50,7 +50,7 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
             draw = partial(static_charts.chart, chart)
             parts.append(
                 {
-                    "figure": book.figure(chart.id, chart.title, chart.reading, draw, live),
+                    "figure": book.figure(chart.id, chart.title, chart.reading, draw, live, csv="scores.csv"),
                     "thirds": layout_statistics.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
                     "sentence": prose.interaction(results.model(metric, structure), metric),
                 }
@@ -82,6 +82,8 @@ def _against_volume(
     shown = table.copy()
     for patient, arm in lost & set(itertools.product(table.index, table.columns)):
         shown.loc[patient, arm] = float("nan")
+    first = run.scores.groupby("patient")["case"].first()
+    cases = tuple(str(first[patient]) for patient in table.index)
     lines, marks = line_styles(run.scored_arms), figures.styles(run.scored_arms)
     series = []
     pale = table.size > _MANY
@@ -99,7 +101,18 @@ def _against_volume(
         curve = curve[(curve["structure"] == structure) & (curve["metric"] == metric) & (curve["arm"] == arm)]
         marker, smooth = marks[arm][1], len(curve) > 0
         series.append(
-            Series("points", name_of, colour, xs, values, marker=marker, words=words, legend=not smooth, pale=pale)
+            Series(
+                "points",
+                name_of,
+                colour,
+                xs,
+                values,
+                marker=marker,
+                words=words,
+                cases=cases,
+                legend=not smooth,
+                pale=pale,
+            )
         )
         if smooth:
             at, score = (tuple(round(float(v), 4) for v in curve[column]) for column in ("volume_ml", "score"))
@@ -181,4 +194,4 @@ def _bland_altman(
         tuple(panels), ratio,
     )  # fmt: skip
     draw = partial(volume_figures.bland_altman, figure)
-    return book.figure(figure.id, figure.title, figure.reading, draw)
+    return book.figure(figure.id, figure.title, figure.reading, draw, csv="volumes.csv")

@@ -26,7 +26,7 @@ CHART = Chart(
         Series("points", "other", "#D55E00", (2.0, 3.0), (0.5, 0.6), marker="square", words=("a < b", "c"),
                cases=("P/1", "P2")),
     ),
-    (Rule("y", 0.9, "dot", "90 %"), Rule("x", 5.0)), shade=(0.4, 0.5),
+    (Rule("y", 0.9, "dot", "90 %"), Rule("x", 5.0)),
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_both_ways_to_draw_a_chart_show_the_same_series_and_escape_names() -> No
     assert [trace.mode for trace in figure.data] == ["lines", "lines", "markers"]
     assert "<b>" not in str(live) and "a &lt; b" in str(live)
     assert live["data"][2]["customdata"][1] == "cases/P2.html" and "/1" not in live["data"][2]["customdata"][0][6:]
-    assert len(live["layout"]["shapes"]) == 3
+    assert len(live["layout"]["shapes"]) == 2
     drawn = vector.draw(partial(static_charts.chart, CHART)).svg.decode()
     assert "arm &lt;b&gt;" in drawn and "90 %" in drawn and drawn.count("<use") >= 2
 

@@ -147,3 +147,14 @@ def test_the_numbers_travel_as_json_without_nan(tmp_path: Path, new_run: Callabl
     assert all(row["p"] is None for row in record["contrasts"])
     ranked = record["rankings"][0]
     assert len(ranked["schemes"][0]["probability"]) == len(ranked["arms"]) == 6
+
+
+def test_a_pair_that_is_declared_twice_by_other_names_counts_once(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    writer = new_run(patients=8)
+    arms = [{**record, "arm": f"{record['arm']}.seed1"} if record["trains"] else record for record in writer.arms]
+    renamed = {old["arm"]: new["arm"] for old, new in zip(writer.arms, arms, strict=True)}
+    writer.arms, writer.scores["arm"] = arms, writer.scores["arm"].map(renamed)
+    writer.study["statistics"] = {"contrasts": [[TUNED, ZERO], [f"{TUNED}.seed1", ZERO], [TUNED, f"{TUNED}.seed1"]]}
+    run = read_run(writer.write(tmp_path / "run"))
+    table = contrasts(run, wide_scores(run.scores)).query("planned and metric == 'dsc' and structure == 'GTV-T'")
+    assert table[["one", "other", "family"]].to_numpy().tolist() == [[f"{TUNED}.seed1", ZERO, 1]]

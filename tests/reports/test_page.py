@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import pytest
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.reports import figures, interactive, page, tables
+from gtvbench.reports import contrasts, figures, interactive, page, prose, tables
 from gtvbench.reports.load import Arm, read_run
 from gtvbench.reports.page import build_report
 
@@ -93,7 +93,7 @@ def test_the_page_says_what_was_compared_and_what_to_be_careful_about(whole_page
         "The leader was chosen by looking at it", "oracle localisation", "What this does not show", "Some Processor",
         "Another cohort.",
         "0.82 ± 0.07",
-        "they are not results on the test set", "at 2 mm", "Distances by surface-distance 0.1, 95th percentile."
+        "They are not results on the test set", "at 2 mm", "Distances by surface-distance 0.1, 95th percentile."
     ):  # fmt: skip
         assert words in text, words
     assert "Failed arms" not in text
@@ -110,7 +110,7 @@ def test_figures_have_a_fallback_a_label_and_their_values_as_a_table(whole_page:
     stills = {"flow", *(f"forest-{k}" for k in range(4)), "time-slice", "time-case"}
     stills |= {f"ranks-{metric}-{k}" for metric in ("dsc", "hd95") for k in range(2)}
     stills |= {f"bland-altman-{kind}-{k}" for kind in ("ml", "ratio") for k in range(2)}
-    assert page_alone.count('class="plot" role="img"') == page_alone.count("<svg") == len(names) + len(stills)
+    assert page_alone.count('<div class="plot"') == page_alone.count("<svg") == len(names) + len(stills)
     for name in stills | names:
         assert f'href="data/{name}.svg"' in page_alone and f'href="data/{name}.pdf"' in page_alone, name
     assert "PHA-025" in Reader(whole_page).text
@@ -322,7 +322,7 @@ def test_a_page_that_would_be_too_large_goes_without_interactive_figures(
     source = build_report(run_folder).read_text()
     assert len(source.encode()) < 2_000_000
     assert "<script" not in source
-    assert source.count("<svg") == source.count('class="plot" role="img"') > 20
+    assert source.count("<svg") == source.count('<div class="plot"') > 20
 
 
 def test_a_large_table_is_linked_and_a_small_one_travels_inside(whole_page: str) -> None:
@@ -379,3 +379,21 @@ def test_colour_tells_the_method_and_marker_the_fusion() -> None:
 def test_a_long_name_loses_its_middle_in_figures_only() -> None:
     assert figures.shorten("a" * 40 + "b" * 40, 11) == "aaaaa…bbbbb"
     assert len(figures.shorten("x" * 300)) == 36
+
+
+def test_what_is_no_longer_part_of_the_run_leaves_the_report(tmp_path: Path, new_run: Callable[..., Any]) -> None:
+    folder = new_run(patients=3).write(tmp_path / "run")
+    build_report(folder)
+    before = {p.name for p in (folder / "report").rglob("*") if p.is_file()}
+    one = new_run(patients=2, structures=("GTV-T",)).write(tmp_path / "run")
+    build_report(one)
+    after = {p.name for p in (folder / "report").rglob("*") if p.is_file()}
+    assert {"violin-2.svg", "PHA-027.html"} <= before - after
+    build_report(new_run(patients=2, structures=("GTV-T",)).write(tmp_path / "fresh"))
+    assert after == {p.name for p in (tmp_path / "fresh" / "report").rglob("*") if p.is_file()}
+
+
+def test_structures_with_the_same_margin_are_named_together() -> None:
+    options = contrasts.StatisticsOptions.model_validate({"dsc-margin": {"A": 0.05, "B": 0.05, "C": 0.1}})
+    assert prose.margins(options, ("A", "B", "C")).startswith("a margin of 0.05 (A and B) and 0.1 (C) in DSC")
+    assert prose.margins(options, ("A", "B")).startswith("a margin of 0.05 in DSC")

@@ -42,7 +42,7 @@ def test_a_clear_lead_over_many_patients_is_named_with_its_size(tmp_path: Path, 
     assert "over litemedsam-fine-tuned.ct-only, the next" in said(tumour, "Lead")
     assert "+0.12" in said(tumour, "Lead")
     assert "more than chance, and beyond the margin of 0.05" in said(tumour, "Lead")
-    assert "after Holm over the planned pairs" in said(tumour, "Lead")
+    assert "after Holm over all pairs" in said(tumour, "Lead")
     assert said(tumour, "Told apart").startswith("From all 5 other arms")
     assert "First in 100 %" in said(tumour, "How sure")
     assert "a slice" in said(tumour, "Cost")

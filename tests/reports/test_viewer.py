@@ -13,7 +13,7 @@ from run_pictures import GRID, add_pictures
 
 from gtvbench.reports import addresses, selection, tables, templating, viewer
 from gtvbench.reports.load import Run, read_run
-from gtvbench.reports.pictures import read_pictures
+from gtvbench.reports.pictures import Pictures
 
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 
@@ -104,7 +104,7 @@ def test_failed_and_worst_cases_come_first(loaded: tuple[Run, pd.DataFrame]) -> 
 
 def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, _ = loaded
-    pictures = read_pictures(run)
+    pictures = Pictures(run)
     case = pictures.case("PHA-025")
     assert case is not None
     assert case.sides == ("R", "L", "A", "P")
@@ -122,14 +122,14 @@ def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[Run, pd.Data
 
 def test_contours_of_another_frame_are_not_drawn(pictured: Path, tmp_path: Path) -> None:
     run = read_run(pictured)
-    case = read_pictures(run).case("PHA-025")
+    case = Pictures(run).case("PHA-025")
     assert case is not None
     shifted = {**case.record, "crop": [[0, 1], [0, 1], [0, 1]]}
-    assert read_pictures(run).contours("box-fill", type(case)(case.path, shifted)) is None
+    assert Pictures(run).contours("box-fill", type(case)(case.path, shifted)) is None
 
 
 def test_an_oblique_grid_names_two_sides(loaded: tuple[Run, pd.DataFrame]) -> None:
-    case = read_pictures(loaded[0]).case("PHA-025")
+    case = Pictures(loaded[0]).case("PHA-025")
     assert case is not None
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
     grid = {**case.record["grid"], "direction": [c, -s, 0, s, c, 0, 0, 0, 1]}
@@ -231,7 +231,7 @@ def test_a_run_without_pictures_says_what_to_do(new_run: NewRun, tmp_path: Path)
     run = read_run(new_run(patients=2).write(tmp_path / "run"))
     wide = tables.wide_scores(run.scores)
     html = section_html(run, viewer.viewer_section(run, wide))
-    assert "Start the same `bench run` again" in html and "<script" not in html
+    assert "Start the same “bench run” again" in html and "<script" not in html
     for case in dict(viewer.case_pages(run, wide)).values():
         assert "There are no pictures in this run folder" in case and "case-scores" in case
 
@@ -282,3 +282,56 @@ def test_names_of_pages_are_harmless_and_differ() -> None:
     assert len(set(names)) == len(odd)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,60}\.html", name) for name in names)
     assert addresses.case_link("a b").startswith("cases/a_b-")
+
+
+def _lose(name: str) -> Callable[[Path], None]:
+    """Rewrite the pictures of a case without one member."""
+
+    def change(path: Path) -> None:
+        with zipfile.ZipFile(path) as old:
+            kept = {n: old.read(n) for n in old.namelist() if n != name}
+        with zipfile.ZipFile(path, "w") as new:
+            for member, held in kept.items():
+                new.writestr(member, held)
+
+    return change
+
+
+def _break(path: Path) -> None:
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 0xFF
+    path.write_bytes(bytes(held))
+
+
+@pytest.mark.parametrize("change", [_lose("CT/8.webp"), _lose("record.json"), _break, lambda p: p.write_bytes(b"PK")])
+def test_damaged_pictures_cost_the_pictures_of_that_case_alone(
+    new_run: NewRun, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    writer = new_run(patients=2)
+    folder = add_pictures(writer.write(tmp_path / "run"), writer)
+    change(folder / "pictures" / f"{writer.cases[0]}.zip")
+    run = read_run(folder)
+    found = dict(viewer.case_pages(run, tables.wide_scores(run.scores)))
+    assert "no pictures" in found[f"{writer.cases[0]}.html"]
+    assert "viewer-data" in found[f"{writer.cases[1]}.html"]
+
+
+@pytest.mark.parametrize("held", ["[]", "{", '{"schema": 1}', '{"schema": 1, "crop": null, "structures": {"a": {}}}'])
+def test_damaged_contours_are_said_to_be_missing(new_run: NewRun, tmp_path: Path, held: str) -> None:
+    writer = new_run(patients=1)
+    folder = add_pictures(writer.write(tmp_path / "run"), writer)
+    (folder / "arms" / "box-fill" / "contours" / f"{writer.cases[0]}.json").write_text(held)
+    run = read_run(folder)
+    (page,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
+    notes = {arm["note"] for arm in data_of(page)["cases"][0]["arms"]}
+    assert notes == {"", "no contours in the run folder"}
+
+
+def test_a_structure_without_pictures_of_its_own_is_shown_by_its_scores(new_run: NewRun, tmp_path: Path) -> None:
+    writer = new_run(patients=1)
+    folder = add_pictures(writer.write(tmp_path / "run"), writer)
+    more = writer.scores[writer.scores["structure"] == "GTV-T"].assign(structure="Other")
+    pd.concat([writer.scores, more]).to_parquet(folder / "scores.parquet", index=False)
+    run = read_run(folder)
+    (page,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
+    assert len(data_of(page)["cases"][0]["voxels"]) == 3

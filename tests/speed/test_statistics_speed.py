@@ -5,28 +5,20 @@
 The target is 30 s on two cores; run it with nothing else on the machine.
 """
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from simulated import write_simulated_run
 
 from gtvbench.reports.load import Run, read_run
 from gtvbench.reports.results import analyse, as_json
 from gtvbench.reports.tables import wide_scores
 
-_SIMULATED = Path(__file__).parents[1] / "reports" / "simulated.py"
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The simulated table, with a few crashes and a fifth of the patients without nodes."""
-    spec = spec_from_file_location("simulated", _SIMULATED)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
     folder = tmp_path_factory.mktemp("speed") / "run"
-    return read_run(module.write_simulated_run(folder, 100, seed=1, failed=0.01, lack_last=0.2))
+    return read_run(write_simulated_run(folder, 100, seed=1, failed=0.01, lack_last=0.2))
 
 
 def test_the_whole_analysis(benchmark: BenchmarkFixture, run: Run) -> None:
