@@ -153,7 +153,7 @@ class Pictures:
 
 
 def _whole(case: CasePictures, archive: zipfile.ZipFile) -> bool:
-    """Whether every picture is there and unbroken; raises one of _DAMAGED where the record lacks what the viewer reads."""
+    """Whether every picture is there and unbroken; raises one of _DAMAGED where the record lacks what is read."""
     names = set(archive.namelist())
     slices = int(case.record["grid"]["shape"][0])
     counts = all(len(case.voxels(structure)) == slices for structure in case.record["voxels"])
