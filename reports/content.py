@@ -89,7 +89,7 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "repetitions": _repetitions(results),
         "models": [
             (
-                prose.structure_effect(model),
+                prose.interaction(model),
                 layout_statistics.model_table(model, f"model-{MEASURES[model.metric].short}"),
             )
             for model in results.models

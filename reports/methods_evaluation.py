@@ -10,13 +10,12 @@ import pandas as pd
 from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports.contrasts import LEVEL, by_patient, planned_pairs, statistics_of
 from gtvbench.reports.load import Run
+from gtvbench.reports.measures import MEASURES
 from gtvbench.reports.statistics.paired import EXACT_RANKS, smallest_p
 from gtvbench.reports.statistics.ranking import SCHEMES
 from gtvbench.reports.tables import PRIMARY_SCOPE, SECONDARY_SCOPE, of_scope
-from gtvbench.reports.text import counted, listed
+from gtvbench.reports.text import counted, finite, listed
 from gtvbench.reports.words import LITEMEDSAM, NNUNET, active, cite, mapping, named, names, of_kinds
-
-_TITLES = {"dsc": "DSC", "hd95_mm": "HD95", "nsd": "NSD", "assd_mm": "ASSD"}
 
 _SCHEME_WORDS = {
     "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank",
@@ -31,7 +30,8 @@ def metrics(run: Run) -> list[str]:
     """What was measured and how, and what an empty mask counts as."""
     scoring = mapping(run.provenance.get("scoring"))
     tool = f"{named(scoring['tool'])} {named(scoring.get('version') or '')}".strip() if scoring.get("tool") else ""
-    percentile = scoring.get("percentile", 95)
+    percentile = scoring.get("percentile")
+    percentile = percentile if finite(percentile) else 95
     said = [
         "Masks were scored as whole volumes, in mm, against the whole reference: an overlap and a boundary metric, as "
         f"Metrics Reloaded recommends{cite('maierhein2024')}. DSC is the Dice similarity coefficient. HD95 is the "
@@ -81,7 +81,7 @@ def statistics(run: Run, wide: pd.DataFrame) -> list[str]:
 
 
 def _families(options: StatisticsOptions, pairs: list[tuple[str, str]], merged: bool) -> list[str]:
-    titles = listed([_TITLES.get(m, m) for m in options.primary_metrics])
+    titles = listed([MEASURES[m].title for m in options.primary_metrics])
     said = [
         f"Primary metrics are {titles}." if len(options.primary_metrics) > 1 else f"The primary metric is {titles}."
     ]
@@ -138,9 +138,9 @@ def _margins(run: Run, options: StatisticsOptions, most: int) -> list[str]:
         unit = " mm" if metric.endswith("_mm") else ""
         each = {s: options.margin(metric, s) for s in run.structures}
         if len(set(each.values())) == 1:
-            parts.append(f"{next(iter(each.values())):g}{unit} in {_TITLES.get(metric, metric)}")
+            parts.append(f"{next(iter(each.values())):g}{unit} in {MEASURES[metric].title}")
         else:
-            parts += [f"{v:g}{unit} in {_TITLES.get(metric, metric)} of {named(s)}" for s, v in each.items()]
+            parts += [f"{v:g}{unit} in {MEASURES[metric].title} of {named(s)}" for s, v in each.items()]
     return [
         f"Equivalence and non-inferiority are two one-sided tests{cite('schuirmann1987')} against a margin of "
         f"{listed(parts)}, set in the study file."

@@ -251,38 +251,23 @@ def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
     return lines
 
 
-def interaction(model: Model | None, metric: str) -> str:
-    """Whether the difference between arms hangs on the size of the target."""
+def interaction(model: Model | None) -> str:
+    """Whether the differences between arms hang on the size of the target, or on the structure; nothing untested."""
     if model is None:
         return ""
-    if not model.converged:
-        return f"Test of interaction of arm and volume: the mixed model {model.note}."
-    test = next((t for t in model.tests if " x " in t.term), None)
-    if test is None:
-        return ""
-    few = "; with so few patients indicative only" if model.patients < MIN_FOR_A_MODEL else ""
-    found = "hang on the size of the target" if test.p < LEVEL else "were not shown to hang on the size of the target"
-    return (
-        f"Differences between arms in {MEASURES[metric].title} {found}: interaction of arm and log volume, Wald "
-        f"chi-square {number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} "
-        f"(mixed model, {model.patients} patients, not adjusted{few})."
-    )
-
-
-def structure_effect(model: Model) -> str:
-    """Whether the difference between arms hangs on the structure, in a patient who has several."""
+    other, what = ("log volume", "size of the target") if model.by_volume else ("structure", "structure")
     name = MEASURES[model.metric].title
     if not model.converged:
-        return f"{name}: the mixed model of method and structure {model.note}."
+        return f"{name}, interaction of arm and {other}: the mixed model {model.note}."
     test = next((t for t in model.tests if " x " in t.term), None)
     if test is None:
         return ""
-    found = "hang on the structure" if test.p < LEVEL else "were not shown to hang on the structure"
+    found = f"hang on the {what}" if test.p < LEVEL else f"were not shown to hang on the {what}"
     few = "; with so few patients indicative only" if model.patients < MIN_FOR_A_MODEL else ""
     return (
-        f"Differences between arms in {name} {found}: interaction of arm and structure, Wald chi-square "
-        f"{number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} ({model.patients} patients, not "
-        f"adjusted{few})."
+        f"Differences between arms in {name} {found}: interaction of arm and {other}, Wald chi-square "
+        f"{number(test.chi2, 2)} on {test.df} degrees of freedom, p {equals(test.p)} (mixed model, {model.patients} "
+        f"patients, not adjusted{few})."
     )
 
 

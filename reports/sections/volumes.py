@@ -52,7 +52,7 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
                 {
                     "figure": book.figure(chart.id, chart.title, chart.reading, draw, live, csv="scores.csv"),
                     "thirds": layout_statistics.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
-                    "sentence": prose.interaction(results.model(metric, structure), metric),
+                    "sentence": prose.interaction(results.model(metric, structure)),
                 }
             )
         if parts:
