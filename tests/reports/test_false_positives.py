@@ -1,9 +1,9 @@
 """Without any effect a family rejects no more often than it says."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+import simulated
 
 from gtvbench.reports.contrasts import contrasts
 from gtvbench.reports.load import Arm
@@ -14,7 +14,7 @@ TABLES, PATIENTS = 2000, 16
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_without_any_effect_a_family_rejects_no_more_often_than_it_says(simulated: Any) -> None:
+def test_without_any_effect_a_family_rejects_no_more_often_than_it_says() -> None:
     """2,000 tables of eight arms and two structures; the share of tables in which any of a family's seven planned
     contrasts has an adjusted p below .05 is at most .065 (three standard errors above .05).
     """
