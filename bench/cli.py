@@ -355,8 +355,8 @@ def _summary(folder: Path) -> Table:
 
     from gtvbench.bench.results import summary_rows
 
-    table = Table(title="Test set, whole volume", title_justify="left", box=None, pad_edge=False)
-    for column in ("arm", "structure", "n", "mean DSC", "median HD95 mm", "failed"):
+    table = Table(title="Test set, whole volume: mean DSC, median HD95", title_justify="left", box=None, pad_edge=False)
+    for column in ("arm", "structure", "n", "DSC", "HD95 mm", "failed"):
         left = column in ("arm", "structure")
         table.add_column(column, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     for row in summary_rows(pd.read_parquet(folder / "scores.parquet")):
