@@ -211,6 +211,12 @@ def _points_of(item: Header, roi: Roi) -> npt.NDArray[np.float64]:
             f"structure {roi.name!r}: {tag_name('ContourData')} has {len(values)} numbers, not three a point",
             "the file is damaged; export the structure set again",
         )
+    stated = item.number("NumberOfContourPoints")
+    if stated is not None and stated != len(values) // 3:
+        raise item.error(
+            f"structure {roi.name!r}: {tag_name('NumberOfContourPoints')} is {stated:g}, but {len(values) // 3} are there",
+            "the file is truncated or damaged; export the structure set again",
+        )
     return np.asarray(values, float).reshape(-1, 3)
 
 

@@ -71,8 +71,14 @@ def _sorted(headers: Sequence[Header]) -> list[_Slice]:
     """Slices by position along the normal, all of one series and one kind of plane."""
     first = headers[0]
     for keyword, what in (("SeriesInstanceUID", "series"), ("FrameOfReferenceUID", "frames of reference")):
-        for header in headers[1:]:
-            if header.text(keyword) != first.text(keyword):
+        given = [header.text(keyword) for header in headers]
+        if any(given) and not all(given):
+            raise headers[given.index("")].error(
+                f"{tag_name(keyword)} is missing, though other files of the series have it",
+                "the file is truncated or damaged; export or copy it again",
+            )
+        for header, uid in zip(headers, given, strict=True):
+            if uid != given[0]:
                 raise header.error(
                     f"files of several {what}: {tag_name(keyword)} differs from {first.file.name}",
                     "give one series at a time",
