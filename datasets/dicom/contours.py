@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.datasets.dicom.rasterise import even_odd
-from gtvbench.datasets.dicom.tags import Header, read_header, tag_name
+from gtvbench.datasets.dicom.tags import FARTHEST_MM, Header, read_header, tag_name
 
 #: Geometric types that enclose an area (PS3.3 C.8.8.6.3); XOR states what the even-odd rule does anyway.
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -211,10 +211,16 @@ def _points_of(item: Header, roi: Roi) -> npt.NDArray[np.float64]:
             f"structure {roi.name!r}: {tag_name('ContourData')} has {len(values)} numbers, not three a point",
             "the file is damaged; export the structure set again",
         )
+    if max(map(abs, values)) > FARTHEST_MM:
+        raise item.error(
+            f"structure {roi.name!r}: {tag_name('ContourData')} has a coordinate of {max(map(abs, values)):.3g} mm",
+            "the file is damaged; export the structure set again",
+        )
     stated = item.number("NumberOfContourPoints")
     if stated is not None and stated != len(values) // 3:
         raise item.error(
-            f"structure {roi.name!r}: {tag_name('NumberOfContourPoints')} is {stated:g}, but {len(values) // 3} are there",
+            f"structure {roi.name!r}: {tag_name('NumberOfContourPoints')} is {stated:g}, but {len(values) // 3} "
+            "are there",
             "the file is truncated or damaged; export the structure set again",
         )
     return np.asarray(values, float).reshape(-1, 3)

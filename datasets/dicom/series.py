@@ -61,10 +61,17 @@ def read_series(files: Sequence[Path], case: str | None = None) -> Series:
         raise DataError("a series without files", case=case, remedy="check the rule that chose the series")
     slices = _sorted([read_header(path, case) for path in files])
     grid = _grid_of(slices)
+    first, *others = slices
+    start = _values(first)  # before the volume is allocated: a damaged size is found here
     array = np.empty(grid.shape, np.float32)
-    for z, item in enumerate(slices):
-        array[z] = values_of(read_header(item.header.file, case, pixels=True), item.plane.shape)
+    array[0] = start
+    for z, item in enumerate(others, 1):
+        array[z] = _values(item)
     return Series(Volume(array, grid), tuple(item.header for item in slices))
+
+
+def _values(item: _Slice) -> npt.NDArray[np.float32]:
+    return values_of(read_header(item.header.file, item.header.case, pixels=True), item.plane.shape)
 
 
 def _sorted(headers: Sequence[Header]) -> list[_Slice]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
 from gtvbench.bench.core.errors import DataError
-from gtvbench.datasets.dicom.tags import Header, reason, tag_name
+from gtvbench.datasets.dicom.tags import FARTHEST_MM, Header, reason, tag_name
 
 #: How far direction cosines may be from unit length and right angle: they are written with six digits or so.
 COSINE_TOLERANCE = 1e-3
@@ -58,12 +59,17 @@ def plane_of(header: Header) -> Plane:
     column = cosines[1] - row * float(row @ cosines[1])
     spacing = header.required("PixelSpacing", 2)
     rows, columns = (int(header.required(keyword, 1)[0]) for keyword in ("Rows", "Columns"))
-    if min(spacing) <= 0 or min(rows, columns) < 1:
+    position = np.asarray(header.required("ImagePositionPatient", 3), float)
+    if float(np.max(np.abs(position))) > FARTHEST_MM:
+        raise header.error(
+            f"{tag_name('ImagePositionPatient')} is {np.max(np.abs(position)):.3g} mm away",
+            "the header is damaged; export the series again",
+        )
+    if not 0 < min(spacing) <= max(spacing) <= FARTHEST_MM or min(rows, columns) < 1:
         raise header.error(
             f"{tag_name('PixelSpacing')}, {tag_name('Rows')} and {tag_name('Columns')} must be above 0",
             "the header is damaged; export the series again",
         )
-    position = np.asarray(header.required("ImagePositionPatient", 3), float)
     return Plane(position, row, column / np.linalg.norm(column), (rows, columns), (spacing[0], spacing[1]))
 
 
@@ -84,7 +90,7 @@ def values_of(header: Header, shape: tuple[int, int]) -> npt.NDArray[np.float32]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # pydicom only warns of pixel data longer than the image
-            stored = header.dataset.pixel_array
+            stored = pixel_array(header.dataset, correct_unused_bits=False)  # corrected below, and checked
     except Exception as error:  # decoders raise whatever they stumble on
         raise header.error(
             f"the pixel data cannot be read ({reason(error)})",
@@ -94,7 +100,15 @@ def values_of(header: Header, shape: tuple[int, int]) -> npt.NDArray[np.float32]
         raise header.error(
             f"the pixel data is {stored.shape}, not {shape} (y, x)", "the file is damaged; export it again"
         )
-    return (_to_bits_stored(header, stored) * slope + intercept).astype(np.float32)
+    values = _to_bits_stored(header, stored) * slope + intercept
+    if not np.max(np.abs(values)) < np.finfo(np.float32).max:
+        raise header.error(
+            f"{tag_name('RescaleSlope')} {slope:g} and {tag_name('RescaleIntercept')} {intercept:g} lead beyond what "
+            "numbers can hold",
+            "the header is damaged; export the series again",
+        )
+    found: npt.NDArray[np.float32] = values.astype(np.float32)
+    return found
 
 
 def _rescale(header: Header) -> tuple[float, float]:

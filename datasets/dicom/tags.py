@@ -10,9 +10,15 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import InvalidDicomError
 
 from gtvbench.bench.core.errors import DataError
+
+#: No patient lies farther from the frame of reference's origin; a coordinate beyond is a damaged one.
+FARTHEST_MM = 1e6
+
+_UNDEFINED = 0xFFFFFFFF  # the length of a value that ends with a delimiter
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ def read_header(path: Path, case: str | None = None, pixels: bool = False) -> He
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that break a VR's rules; those needed are checked where used
             dataset = dcmread(path, stop_before_pixels=not pixels)
+            cut = not len(dataset) or _is_cut(dataset)
     except InvalidDicomError as error:
         raise DataError(
             "this is not a DICOM file (no 'DICM' after the preamble)",
@@ -114,14 +121,25 @@ def read_header(path: Path, case: str | None = None, pixels: bool = False) -> He
             file=path,
             remedy="it is truncated or damaged; export or copy it again",
         ) from error
-    if not len(dataset):
+    if cut:
         raise DataError(
-            "the DICOM file has no header beyond its preamble",
+            "the DICOM file ends before its header does",
             case=case,
             file=path,
             remedy="it is truncated or damaged; export or copy it again",
         )
     return Header(dataset, path, case)
+
+
+def _is_cut(dataset: Dataset) -> bool:
+    """Whether a value is shorter than the file says: pydicom reads what is left of a last value without a word."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating the dataset itself would convert every value
+        item: Any = dataset.get_item(tag)
+        if not isinstance(item, RawDataElement) or item.value is None:
+            continue
+        if item.length not in (_UNDEFINED, len(item.value)):
+            return True
+    return False
 
 
 def reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
@@ -18,16 +19,26 @@ AGREEMENT_SECONDS = 10.0
 _GE_GROUP, _GE_CREATOR, _GE_SCAN = 0x0009, "GEMS_PETD_01", 0x0D
 
 
-def moment(text: str) -> datetime | None:
-    """A DICOM DT, or an option 'YYYYMMDDHHMMSS', as local wall-clock time; None where it is none."""
+def moment(text: str, zone: str = "") -> datetime | None:
+    """A DICOM DT, or an option 'YYYYMMDDHHMMSS', as wall-clock time; None where it is none.
+
+    An offset from UTC in it is turned into that of `zone` (TimezoneOffsetFromUTC, '+HHMM'), and dropped where there is
+    no zone: the TM values that it is compared with are local and carry none.
+    """
     try:
         found = DT(text)
+        local = None if not zone else datetime.strptime(zone, "%z").tzinfo
     except (ValueError, TypeError, OverflowError):
         return None
     if found is None or len(text.strip()) < len("YYYYMMDDHHMM"):
         return None
-    # An offset from UTC is dropped: the TM values that it is compared with are local and carry none.
-    return datetime(found.year, found.month, found.day, found.hour, found.minute, found.second, found.microsecond)
+    whole = datetime(
+        found.year, found.month, found.day, found.hour, found.minute, found.second, found.microsecond, found.tzinfo
+    )
+    if whole.tzinfo is not None and local is not None:
+        with contextlib.suppress(OverflowError):  # at the ends of the calendar
+            whole = whole.astimezone(local)
+    return whole.replace(tzinfo=None)
 
 
 def clock(text: str) -> time | None:
@@ -104,7 +115,11 @@ def seconds_from_injection(
                 "correct the option 'injection-time' or 'scan-time'",
             )
         return passed
-    whole = None if item is None else moment(item.text("RadiopharmaceuticalStartDateTime"))
+    whole = (
+        None
+        if item is None
+        else moment(item.text("RadiopharmaceuticalStartDateTime"), header.text("TimezoneOffsetFromUTC"))
+    )
     if whole is not None and 0 <= (scan - whole).total_seconds() <= limit_s:
         return (scan - whole).total_seconds()
     at = None if item is None else clock(item.text("RadiopharmaceuticalStartTime"))
