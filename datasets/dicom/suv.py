@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, field_validator
 
+from gtvbench.bench.core.errors import DataError
 from gtvbench.datasets.base import SourceOptions
 from gtvbench.datasets.dicom.tags import Header, tag_name
 from gtvbench.datasets.dicom.times import moment, scan_start, seconds_from_injection
@@ -131,7 +132,7 @@ def _from_activity(headers: Sequence[Header], options: SuvOptions) -> tuple[floa
     item = _radiopharmaceutical(first)
     decay = options.decay_correction or _decay_correction(headers)
     weight = options.weight_kg or _plausible(
-        first, _same(headers, "PatientWeight", lambda h: h.number("PatientWeight")), "PatientWeight", WEIGHT_KG, "kg"
+        first, _same(headers, "PatientWeight", lambda h: _number(h, "PatientWeight")), "PatientWeight", WEIGHT_KG, "kg"
     )
     dose = options.dose_bq or _of_item(headers, "RadionuclideTotalDose", DOSE_BQ, "Bq")
     if decay == "ADMIN":
@@ -185,7 +186,7 @@ def _of_item(headers: Sequence[Header], keyword: str, limits: tuple[float, float
 
     def read(header: Header) -> float | None:
         item = _radiopharmaceutical(header)
-        return None if item is None else item.number(keyword)
+        return None if item is None else _number(item, keyword)
 
     return _plausible(headers[0], _same(headers, keyword, read), keyword, limits, unit)
 
@@ -198,6 +199,13 @@ _SUPPLY = {
     "SUVType": "units",
     "DecayCorrection": "decay-correction",
 }
+
+
+def _number(header: Header, keyword: str) -> float | None:
+    try:
+        return header.number(keyword)
+    except DataError as error:
+        raise header.error(error.message, f"supply it with the option '{_SUPPLY[keyword]}'") from error
 
 
 def _plausible(header: Header, value: float | None, keyword: str, limits: tuple[float, float], unit: str) -> float:
