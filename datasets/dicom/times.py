@@ -103,23 +103,21 @@ def seconds_from_injection(
 
     `item` is the radiopharmaceutical's; its DateTime (0018,1078) is taken where it lies within `limit_s` before the
     scan (de-identification shifts dates apart), else its Time (0018,1072) alone, on the scan's day or, past midnight,
-    the day before. `injection` overrides both. Raises DataError naming the tags and the option 'injection-time'.
+    the day before. `injection` overrides both. Messages tell minutes, never dates or clock times: errors end in
+    reports. Raises DataError naming the tags and the option 'injection-time'.
     """
     remedy = "supply the time of injection with the option 'injection-time' (YYYYMMDDHHMMSS)"
     if injection is not None:
         passed = (scan - injection).total_seconds()
         if not 0 <= passed <= limit_s:
             raise header.error(
-                f"the injection ({injection:%Y%m%d %H:%M:%S}) is not within {limit_s / 60:.0f} min before the start of "
-                f"the scan ({scan:%Y%m%d %H:%M:%S})",
+                f"the injection lies {passed / 60:.0f} min before the start of the scan, not 0 to "
+                f"{limit_s / 60:.0f} min",
                 "correct the option 'injection-time' or 'scan-time'",
             )
         return passed
-    whole = (
-        None
-        if item is None
-        else moment(item.text("RadiopharmaceuticalStartDateTime"), header.text("TimezoneOffsetFromUTC"))
-    )
+    zone = header.text("TimezoneOffsetFromUTC")
+    whole = None if item is None else moment(item.text("RadiopharmaceuticalStartDateTime"), zone)
     if whole is not None and 0 <= (scan - whole).total_seconds() <= limit_s:
         return (scan - whole).total_seconds()
     at = None if item is None else clock(item.text("RadiopharmaceuticalStartTime"))
@@ -136,8 +134,8 @@ def seconds_from_injection(
     passed = (scan - start).total_seconds()
     if passed > limit_s:
         raise header.error(
-            f"{tag_name('RadiopharmaceuticalStartTime')} ({at:%H:%M:%S}) lies {passed / 60:.0f} min before the scan "
-            f"({scan:%H:%M:%S}), more than {limit_s / 60:.0f} min: it or the scan's time is wrong",
+            f"{tag_name('RadiopharmaceuticalStartTime')} lies {passed / 60:.0f} min before the scan, more than "
+            f"{limit_s / 60:.0f} min: it or the scan's time is wrong",
             f"{remedy}, or the scan's with 'scan-time'",
         )
     return passed

@@ -223,7 +223,7 @@ def test_options_stand_in_for_every_tag() -> None:
 
 
 def test_an_injection_after_the_scan_in_the_options_is_refused() -> None:
-    with pytest.raises(DataError, match="is not within"):
+    with pytest.raises(DataError, match="lies -60 min before the start of the scan"):
         _factor({"injection-time": "20200301130000"})
 
 
@@ -251,7 +251,12 @@ def test_several_injections_are_refused() -> None:
 
 def test_no_name_date_or_clock_time_is_told() -> None:
     told = _factor().told
-    assert not any(secret in told for secret in ("2020", "12:00", "P01", "slice"))
+    with pytest.raises(DataError) as after:
+        _factor({"injection-time": "20200301130000"})
+    with pytest.raises(DataError) as wrapped:
+        _factor(RadiopharmaceuticalStartTime="120500")
+    for text in (told, after.value.message, wrapped.value.message):
+        assert not any(secret in text for secret in ("2020", "12:0", "1205", "13:0", "P01", "slice"))
 
 
 @given(weight=st.floats(1, 500), dose=st.floats(1e6, 1e11), start=st.integers(0, 86_399), minutes=st.integers(0, 600))
