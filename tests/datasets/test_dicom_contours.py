@@ -1,0 +1,290 @@
+"""RTSTRUCT contours as masks: the even-odd rule, planes against slices, and what is refused."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_writer import save, structures, write_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.path import Path as Outline
+from pydicom import Dataset
+
+from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.geometry import Grid
+from gtvbench.datasets.dicom.contours import Mask, read_structures, roi_mask
+from gtvbench.datasets.dicom.rasterise import even_odd
+from gtvbench.datasets.dicom.series import read_series
+
+GRID = Grid((5, 12, 14), (3.0, 2.0, 1.5), (-10.0, -20.0, -50.0))
+
+
+def _box(z: float, x0: float, y0: float, x1: float, y1: float, grid: Grid = GRID) -> np.ndarray:
+    """A rectangle between voxel indices at slice z, as points in mm."""
+    return np.stack([grid.world((z, y, x)) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
+
+
+def _points(z: float, corners: Any, grid: Grid = GRID) -> np.ndarray:
+    return np.stack([grid.world((z, y, x)) for x, y in corners])
+
+
+def _mask(tmp_path: Path, contours: Any, grid: Grid = GRID, image_frame: str = "", **options: Any) -> Mask:
+    path = save(structures({"GTV": contours}, **options), tmp_path / "rt.dcm")
+    return roi_mask(read_structures(path, "P01"), "GTV", grid, image_frame)
+
+
+def _expected(*boxes: tuple[int, int, int, int, int]) -> np.ndarray:
+    found = np.zeros(GRID.shape, bool)
+    for z, x0, y0, x1, y1 in boxes:
+        found[z, y0 : y1 + 1, x0 : x1 + 1] ^= True
+    return found
+
+
+def test_a_voxel_is_inside_where_its_centre_is(tmp_path: Path) -> None:
+    found = _mask(tmp_path, [_box(2, 2.6, 3.4, 6.4, 5.6)])
+    np.testing.assert_array_equal(found.array, _expected((2, 3, 4, 6, 5)))
+    assert found.notes == ()
+
+
+def test_an_inner_contour_is_a_hole_and_one_inside_it_an_island(tmp_path: Path) -> None:
+    rings = [_box(1, 0.5, 0.5, 10.5, 10.5), _box(1, 2.5, 2.5, 8.5, 8.5), _box(1, 4.5, 4.5, 6.5, 6.5)]
+    expected = _expected((1, 1, 1, 10, 10), (1, 3, 3, 8, 8), (1, 5, 5, 6, 6))
+    np.testing.assert_array_equal(_mask(tmp_path, rings).array, expected)
+
+
+def test_a_keyhole_contour_is_the_same_as_its_hole(tmp_path: Path) -> None:
+    keyhole = [(0.5, 0.5), (9.5, 0.5), (9.5, 9.5), (0.5, 9.5), (0.5, 5),
+               (3.5, 5), (3.5, 7.5), (6.5, 7.5), (6.5, 2.5), (3.5, 2.5), (3.5, 5), (0.5, 5)]  # fmt: skip
+    found = _mask(tmp_path, [_points(1, keyhole)])
+    np.testing.assert_array_equal(found.array, _expected((1, 1, 1, 9, 9), (1, 4, 3, 6, 7)))
+
+
+def test_several_contours_of_a_slice_are_taken_together(tmp_path: Path) -> None:
+    found = _mask(tmp_path, [_box(3, 0.5, 0.5, 2.5, 2.5), _box(0, 1.5, 1.5, 3.5, 3.5), _box(3, 5.5, 5.5, 8.5, 7.5)])
+    np.testing.assert_array_equal(found.array, _expected((3, 1, 1, 2, 2), (3, 6, 6, 8, 7), (0, 2, 2, 3, 3)))
+
+
+def test_a_contour_between_slices_goes_to_the_nearer(tmp_path: Path) -> None:
+    found = _mask(tmp_path, [_box(1.4, 0.5, 0.5, 2.5, 2.5), _box(2.7, 0.5, 0.5, 2.5, 2.5)])
+    np.testing.assert_array_equal(np.flatnonzero(found.array.any(axis=(1, 2))), [1, 3])
+    assert found.notes == ("1 slice(s) without a contour lie between those that have one; they stay empty",)
+
+
+def test_planes_closer_than_slices_leave_each_slice_its_nearest(tmp_path: Path) -> None:
+    contours = [_box(1 + i / 3, 0.5, 0.5, 2.5 + i, 2.5) for i in range(7)]
+    found = _mask(tmp_path, contours)
+    boxes = [(z, 1, 1, 2 + 3 * (z - 1), 2) for z in (1, 2, 3)]
+    np.testing.assert_array_equal(found.array, _expected(*boxes))
+    assert found.notes == ("contours of 4 plane(s) between slices were passed over for nearer ones",)
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(-0.45, True), (-0.6, False), (4.45, True), (4.6, False)])
+def test_a_contour_beyond_the_grid_counts_up_to_half_a_slice(tmp_path: Path, depth: float, kept: bool) -> None:
+    found = _mask(tmp_path, [_box(2, 0.5, 0.5, 2.5, 2.5), _box(depth, 0.5, 0.5, 2.5, 2.5)])
+    assert found.array.any(axis=(1, 2)).sum() == 1 + kept
+    assert any("lie beyond the image's slices" in note for note in found.notes) is not kept
+
+
+def test_a_contour_that_leaves_the_image_sideways_is_cut_off(tmp_path: Path) -> None:
+    found = _mask(tmp_path, [_box(2, -1e5, -300, 3.5, 2.5), _box(2, 10.5, 9.5, 400, 500)])
+    np.testing.assert_array_equal(found.array, _expected((2, 0, 0, 3, 2), (2, 11, 10, 13, 11)))
+
+
+def test_a_contour_written_twice_is_no_hole(tmp_path: Path) -> None:
+    box = _box(2, 0.5, 0.5, 4.5, 4.5)
+    found = _mask(tmp_path, [box, box])
+    np.testing.assert_array_equal(found.array, _expected((2, 1, 1, 4, 4)))
+    assert "written twice" in found.notes[0]
+
+
+def test_a_contour_smaller_than_a_voxel_leaves_an_empty_mask_with_a_note(tmp_path: Path) -> None:
+    found = _mask(tmp_path, [_box(2, 3.2, 3.2, 3.8, 3.8)])
+    assert not found.array.any()
+    assert found.notes == ("the contours enclose no voxel's centre: the mask is empty",)
+
+
+def test_contours_follow_the_slices_of_an_oblique_grid(tmp_path: Path) -> None:
+    turn = np.radians(25)
+    c, s = float(np.cos(turn)), float(np.sin(turn))
+    grid = Grid(GRID.shape, GRID.spacing, (30.0, 20.0, 10.0), (1, 0, 0, 0, c, -s, 0, s, c))
+    found = _mask(tmp_path, [_box(2, 2.6, 3.4, 6.4, 5.6, grid)], grid)
+    np.testing.assert_array_equal(found.array, _expected((2, 3, 4, 6, 5)))
+
+
+def test_a_grid_that_runs_from_head_to_feet_gives_the_same_voxels(tmp_path: Path) -> None:
+    first = GRID.world((4, 0, 13))
+    turned = Grid(GRID.shape, GRID.spacing, tuple(map(float, first)), (-1, 0, 0, 0, 1, 0, 0, 0, -1))
+    contours = [_box(1, 2.6, 3.4, 6.4, 5.6), _box(2, 2.6, 3.4, 8.4, 5.6)]
+    np.testing.assert_array_equal(
+        _mask(tmp_path, contours, turned).array[::-1, :, ::-1], _mask(tmp_path, contours).array
+    )
+
+
+def test_regions_are_listed_by_name_in_the_file_s_order(tmp_path: Path) -> None:
+    path = save(structures({"GTVp": [_box(1, 1, 1, 3, 3)], "Brain": [], "": [], "GTVp ": []}), tmp_path / "rt.dcm")
+    found = read_structures(path)
+    assert found.names == ("GTVp", "Brain", "ROI 3", "GTVp")
+    assert [roi.contours for roi in found.rois] == [1, 0, 0, 0]
+    with pytest.raises(DataError, match="2 structures are named 'GTVp'"):
+        found.roi("GTVp")
+    with pytest.raises(DataError, match="no structure is named 'GTVn'") as caught:
+        found.roi("GTVn")
+    assert "GTVp, Brain, ROI 3" in (caught.value.remedy or "")
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no contour": ([], {}, "has no closed contour"),
+    "points": ([_box(1, 1, 1, 2, 2)[:1]], {"kind": "POINT"}, r"only 1 point\(s\)"),
+    "two points": ([_box(1, 1, 1, 2, 2)[:2]], {}, "no closed contour"),
+    "an open contour": ([_box(1, 1, 1, 2, 2)], {"kind": "OPEN_PLANAR"}, "encloses no area"),
+    "an upright contour": ([np.add(GRID.world((0, 0, 0)), [[0, 0, 0], [0, 9, 0], [0, 9, 9]])], {}, "not parallel"),
+    "outside": ([_box(9, 1, 1, 3, 3), _box(10, 1, 1, 3, 3)], {}, r"at slices 9\.0 to 10\.0, the image has 0 to 4"),
+    "another frame of reference": ([_box(1, 1, 1, 3, 3)], {"frame": "9.9"}, "another frame of reference"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_region_that_gives_no_mask_says_why(tmp_path: Path, what: str) -> None:
+    contours, options, told = REFUSED[what]
+    with pytest.raises(DataError, match=told) as caught:
+        _mask(tmp_path, contours, image_frame="1.2.3.4", **options)
+    assert caught.value.case == "P01" and caught.value.file and caught.value.remedy
+    assert "GTV" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [
+        ("ContourData", ["1", "2", "3", "4"], "4 numbers, not three a point"),
+        ("ContourData", [], "0 numbers"),
+        ("ContourData", ["1", "2", "3", "1e30", "5", "6", "7", "8", "9"], "a coordinate of 1e"),
+        ("NumberOfContourPoints", 7, "is 7, but 4 are there"),
+        ("ContourGeometricType", "", "is missing"),
+    ],
+)
+def test_damaged_contours_are_refused(tmp_path: Path, tag: str, value: Any, told: str) -> None:
+    ds = structures({"GTV": [_box(1, 1, 1, 3, 3)]})
+    setattr(ds.ROIContourSequence[0].ContourSequence[0], tag, value)
+    path = save(ds, tmp_path / "rt.dcm")
+    with pytest.raises(DataError, match=told):
+        roi_mask(read_structures(path), "GTV", GRID)
+
+
+@pytest.mark.parametrize("text", [b"nonsens", b"      n", b"1e99999", b"    nan"])
+def test_coordinates_that_are_no_finite_numbers_are_refused(tmp_path: Path, text: bytes) -> None:
+    path = save(structures({"GTV": [[(-1.2345, 2, -47), (5, 2, -47), (5, 9, -47)]]}), tmp_path / "rt.dcm")
+    content = path.read_bytes()
+    assert content.count(b"-1.2345") == 1
+    path.write_bytes(content.replace(b"-1.2345", text))
+    with pytest.raises(DataError, match="ContourData"):
+        roi_mask(read_structures(path), "GTV", GRID)
+
+
+def test_a_file_that_is_no_structure_set_is_refused(tmp_path: Path) -> None:
+    image = write_series(tmp_path, np.zeros((1, 4, 4)))[0]
+    with pytest.raises(DataError, match=r"Modality \(0008,0060\) is CT, not RTSTRUCT"):
+        read_structures(image)
+    empty = Dataset()
+    empty.Modality = "RTSTRUCT"
+    with pytest.raises(DataError, match="lists no structure"):
+        read_structures(save(empty, tmp_path / "empty.dcm"))
+
+
+def test_a_series_and_its_structure_set_meet_on_one_grid(tmp_path: Path) -> None:
+    series = read_series(write_series(tmp_path / "ct", np.zeros(GRID.shape, int)))
+    assert series.volume.grid.differences(GRID) == []
+    found = _mask(tmp_path, [_box(1, 1.5, 1.5, 3.5, 3.5)], series.volume.grid, series.frame_of_reference)
+    np.testing.assert_array_equal(found.array, _expected((1, 2, 2, 3, 3)))
+
+
+@given(cut=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_structure_set_cut_anywhere_never_gives_another_mask(
+    tmp_path_factory: pytest.TempPathFactory, cut: float
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut_rt.dcm"
+    save(structures({"GTV": [_box(z, 1.5, 1.5, 3.5 + z, 3.5) for z in range(4)]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(cut * len(content))])
+    with pytest.raises(DataError):
+        roi_mask(read_structures(path), "GTV", GRID)
+
+
+@given(at=st.integers(0, 3000), byte=st.integers(0, 255))
+@settings(max_examples=150, deadline=None, derandomize=True)
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_byte_gives_a_mask_or_a_clear_error(
+    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged_rt.dcm"
+    save(structures({"GTV": [_box(z, 1.5, 1.5, 3.5 + z, 3.5) for z in range(4)]}), path)
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] = byte
+    path.write_bytes(bytes(content))
+    with contextlib.suppress(DataError):
+        assert roi_mask(read_structures(path), "GTV", GRID).array.shape == GRID.shape
+
+
+# Corners off the pixel centres (odd hundredths), so that no centre lies on an edge and every rasteriser must agree.
+_CORNER = st.tuples(*[st.integers(-300, 1500).map(lambda n: n / 100 + 0.0037)] * 2)
+_POLYGON = st.lists(_CORNER, min_size=3, max_size=12)
+
+
+@given(polygons=st.lists(_POLYGON, min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_rule_agrees_with_counting_crossings_one_centre_at_a_time(polygons: list[list[Any]]) -> None:
+    expected = np.zeros((11, 13), bool)
+    for polygon in polygons:
+        for y in range(11):
+            for x in range(13):
+                for (ax, ay), (bx, by) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
+                    if (ay <= y) != (by <= y) and ax + (y - ay) * (bx - ax) / (by - ay) <= x:
+                        expected[y, x] ^= True
+    found = even_odd([np.asarray(p) for p in polygons], (11, 13))
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(
+    angles=st.lists(st.floats(0, 6.28), min_size=3, max_size=15, unique=True),
+    radii=st.lists(st.floats(0.5, 7), min_size=15, max_size=15),
+)
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_a_simple_outline_holds_the_centres_that_matplotlib_finds_in_it(
+    angles: list[float], radii: list[float]
+) -> None:
+    turns = np.sort(angles)
+    if np.max(np.diff(np.append(turns, turns[0] + 2 * np.pi))) >= np.pi:
+        return  # the middle lies outside: sorting the corners by angle does not make the outline simple
+    corners = np.stack([np.cos(turns), np.sin(turns)], axis=1) * np.asarray(radii)[: len(turns), None]
+    corners += np.array([6.0137, 5.0071])
+    centres = np.stack(np.meshgrid(np.arange(14), np.arange(12)), axis=-1).reshape(-1, 2)
+    outline = Outline(np.vstack([corners, corners[:1]]), closed=True)
+    inner, outer = (outline.contains_points(centres, radius=r).reshape(12, 14) for r in (-1e-6, 1e-6))
+    found = even_odd([corners], (12, 14))
+    sure = inner == outer
+    np.testing.assert_array_equal(found[sure], inner[sure])
+
+
+@given(corners=st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=3, max_size=8), cut=st.data())
+@settings(max_examples=80, deadline=None, derandomize=True)
+def test_polygons_that_share_an_edge_share_no_pixel_and_leave_none_out(corners: list[Any], cut: Any) -> None:
+    # Corners on pixel centres: ties everywhere.
+    end = cut.draw(st.integers(1, len(corners) - 1))
+    parts = [np.asarray(corners[: end + 1], float), np.asarray([corners[0], *corners[end:]], float)]
+    whole = even_odd([np.asarray(corners, float)], (12, 12))
+    halves = [even_odd([part], (12, 12)) for part in parts]
+    np.testing.assert_array_equal(halves[0] ^ halves[1], whole)
+
+
+@given(corners=_POLYGON, turn=st.integers(0, 11), dx=st.integers(-3, 3), dy=st.integers(-3, 3))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_where_an_outline_begins_its_sense_and_whole_shifts_do_not_matter(
+    corners: list[Any], turn: int, dx: int, dy: int
+) -> None:
+    polygon = np.asarray(corners)
+    found = even_odd([polygon], (20, 20))
+    np.testing.assert_array_equal(even_odd([np.roll(polygon, turn, axis=0)[::-1]], (20, 20)), found)
+    moved = even_odd([np.add(polygon, (dx, dy))], (20, 20))
+    np.testing.assert_array_equal(moved[3 + dy : 16 + dy, 3 + dx : 16 + dx], found[3:16, 3:16])
