@@ -74,9 +74,14 @@ def render(run: Run) -> tuple[str, dict[str, str | bytes]]:
     bare = len(_encoded(template.render({**context, **plotly})))
     if bare > MAX_BYTES:
         plotly, bare = {}, len(_encoded(template.render(context)))
-    room = min(INDEX_BYTES, MAX_BYTES - bare - _STILLS_BYTES)
-    viewer = viewer_section(run, wide_scores(run.scores), max(room, 0))
-    return template.render({**context, **plotly, "viewer": viewer}), book.files
+    wide = wide_scores(run.scores)
+    room = max(min(INDEX_BYTES, MAX_BYTES - bare - _STILLS_BYTES), 0)
+    while True:
+        page = template.render({**context, **plotly, "viewer": viewer_section(run, wide, room)})
+        over = len(_encoded(page)) - MAX_BYTES
+        if over <= 0 or room == 0:
+            return page, book.files
+        room = max(room - over - _STILLS_BYTES, 0)  # many small cases: their static pictures took more than was kept
 
 
 def _encoded(text: str) -> bytes:

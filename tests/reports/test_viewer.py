@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from run_pictures import GRID, add_pictures
 
-from gtvbench.reports import addresses, selection, tables, templating, viewer
+from gtvbench.reports import addresses, page, selection, tables, templating, viewer
 from gtvbench.reports.load import Run, read_run
 from gtvbench.reports.pictures import Pictures
 
@@ -322,8 +322,8 @@ def test_damaged_contours_are_said_to_be_missing(new_run: NewRun, tmp_path: Path
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     (folder / "arms" / "box-fill" / "contours" / f"{writer.cases[0]}.json").write_text(held)
     run = read_run(folder)
-    (page,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
-    notes = {arm["note"] for arm in data_of(page)["cases"][0]["arms"]}
+    (html,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
+    notes = {arm["note"] for arm in data_of(html)["cases"][0]["arms"]}
     assert notes == {"", "no contours in the run folder"}
 
 
@@ -333,5 +333,15 @@ def test_a_structure_without_pictures_of_its_own_is_shown_by_its_scores(new_run:
     more = writer.scores[writer.scores["structure"] == "GTV-T"].assign(structure="Other")
     pd.concat([writer.scores, more]).to_parquet(folder / "scores.parquet", index=False)
     run = read_run(folder)
-    (page,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
-    assert len(data_of(page)["cases"][0]["voxels"]) == 3
+    (html,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
+    assert len(data_of(html)["cases"][0]["voxels"]) == 3
+
+
+def test_static_pictures_count_towards_the_size_of_the_page(pictured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = read_run(pictured)
+    whole = len(page.render(run)[0].encode())
+    monkeypatch.setattr(page, "_STILLS_BYTES", 1000)
+    monkeypatch.setattr(page, "MAX_BYTES", whole - 30_000)
+    shorter = page.render(run)[0]
+    assert len(shorter.encode()) <= whole - 30_000
+    assert "plotly.js v" in shorter and "viewer-data" in shorter
