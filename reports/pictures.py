@@ -104,6 +104,7 @@ class CasePictures:
 #: What reading a damaged file, or one of another form, raises.
 _DAMAGED = (
     OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, zipfile.BadZipFile, zlib.error,
+    RuntimeError,  # zipfile's, where a damaged entry claims to be encrypted or compressed in an unknown way
 )  # fmt: skip
 
 
