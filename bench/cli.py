@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gtvbench.bench import cli_data, cli_export
 from gtvbench.bench.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_STEPS,
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark tumour segmenters: same patients, split, fusion and prompts; scores, timing and a report.",
 )
+app.command()(cli_data.init)
+app.add_typer(cli_export.export, name="export")
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
 
@@ -196,24 +199,6 @@ def list_(
 
 
 @app.command()
-def init(
-    path: Annotated[Path, typer.Argument(help="Study file to write.")] = Path("study.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
-) -> None:
-    """Write a commented study file to start from."""
-    from importlib.resources import files
-
-    if path.exists() and not force:
-        raise StudyError("the file exists", file=path, remedy="choose another name, or --force")
-    text = (files("gtvbench.bench.studies") / "template.yaml").read_text()
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise StudyError(f"the file cannot be written: {error.strerror}", file=path) from error
-    typer.echo(f"{path}: edit it, then 'bench check {path}' and 'bench run {path}'")
-
-
-@app.command()
 def weights(
     action: Annotated[Literal["list", "verify", "download"], typer.Argument()] = "list",
     name: Annotated[str | None, typer.Argument(help="A name of the catalogue, or a file to verify.")] = None,
@@ -241,25 +226,6 @@ def weights(
                    f"{'known as ' + found.known.name if found.known else 'not in the catalogue'}")  # fmt: skip
     elif name is not None:
         typer.echo(str(catalogue.download(name)))
-
-
-export = typer.Typer(no_args_is_help=True, help="Write what a run prepared in the layout of another program.")
-app.add_typer(export, name="export")
-
-
-@export.command(name="nnunet")
-def export_nnunet(
-    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path, typer.Argument(help="Folder for the data set, for example $nnUNet_raw.")],
-    number: Annotated[int, typer.Option(help="Number of the data set, 1 to 999.")] = 1,
-    boxes: Annotated[
-        Literal["one-channel", "per-structure"] | None, typer.Option(help="Add the box prompts as channels.")
-    ] = None,
-) -> None:
-    """Write nnU-Net's raw layout: training and validation cases, test cases, splits_final.json."""
-    from gtvbench.bench.export import export_nnunet as write
-
-    typer.echo(str(write(run_folder, out, number, boxes)))
 
 
 @app.command(name="check-adapter")

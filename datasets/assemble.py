@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.digest import generator_from
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.fusion import BACKGROUND, MODALITIES
-from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.geometry import Grid, Reorientation, Volume
 from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.nifti import read_volume
 from gtvbench.datasets.base import SourceOptions
@@ -63,13 +64,51 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
     Raises DataError, naming case and file, for unreadable files, NaN, unknown label values, and grids that have nothing
     in common.
     """
-    volume = read_volume(files.images[files.reference], files.name)
+    parts = CaseParts(
+        files.name,
+        files.patient,
+        files.reference,
+        {m: Part(path, partial(read_volume, path, files.name)) for m, path in files.images.items()},
+        lambda grid: merged_label(files.masks, grid, structures, files.name),
+    )
+    return put_together(parts, crop)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One modality of a case: the `file` (or folder) that errors name, how to `read` its volume, and the UID of its
+    frame of reference where it is known (DICOM); two images of one frame are registered by definition."""
+
+    file: Path
+    read: Callable[[], Volume]
+    frame_of_reference: str = ""
+
+
+@dataclass(frozen=True)
+class CaseParts:
+    """One case before anything is read: `parts` by modality, the name of the one that carries the grid, and `label`,
+    which makes the label map (uint8 z, y, x) on a canonical grid, with notes on what it had to decide."""
+
+    name: str
+    patient: str
+    reference: str
+    parts: Mapping[str, Part]
+    label: Callable[[Grid], tuple[npt.NDArray[np.uint8], list[str]]]
+
+
+def put_together(case: CaseParts, crop: CropOptions | None = None) -> SourceCase:
+    """Bring the parts of a case to the grid of its reference modality, in canonical orientation.
+
+    One modality is held at a time beside the reference. Raises DataError as `assemble` does.
+    """
+    volume = case.parts[case.reference].read()
     original = volume.grid
     turned, turn = canonicalised(volume)
     grid, array = turned.grid, turned.array
-    label, notes = merged_label(files.masks, grid, structures, files.name)
+    label, notes = case.label(grid)
+    notes = list(notes)
     if crop is not None and label.any():
-        bounds = crop_bounds(label, grid.spacing, crop, files.name)
+        bounds = crop_bounds(label, grid.spacing, crop, case.name)
         cut = tuple(slice(a, b) for a, b in bounds)
         label, array = np.ascontiguousarray(label[cut]), array[cut]
         original = cropped(original, _in_original(bounds, grid, turn))
@@ -80,17 +119,15 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
         grid = turn.apply_to_grid(original)
     images: dict[str, npt.NDArray[np.float32]] = {}
     coverage: dict[str, float] = {}
-    for modality in (m for m in MODALITIES if m in files.images):
-        if modality == files.reference:
+    for modality in (m for m in MODALITIES if m in case.parts):
+        if modality == case.reference:
             images[modality], coverage[modality] = np.ascontiguousarray(array, np.float32), 1.0
             continue
-        path = files.images[modality]
-        images[modality], share = image_to_grid(
-            read_volume(path, files.name), grid, BACKGROUND[modality], case=files.name, file=path
-        )
+        part = case.parts[modality]
+        images[modality], share = image_to_grid(part.read(), grid, BACKGROUND[modality], case=case.name, file=part.file)
         coverage[modality] = 1.0 if share > FULL_COVERAGE else share
     return SourceCase(
-        files.name, files.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes)
+        case.name, case.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes)
     )
 
 
