@@ -146,7 +146,7 @@ class Privacy:
         """`source.sensitive(entry)`, optional, tells the strings of a case's input that must not leave."""
         self._source, self._entries, self._base = source, entries, base
         given = study.dataset.get("path")
-        roots = {base, base / Path(given).expanduser()} if isinstance(given, str) else {base}
+        roots: set[Path] = {base, base / Path(given).expanduser()} if isinstance(given, str) else {base}
         self._roots = roots | {root.resolve() for root in roots}
         self._clinical = study.dataset["source"] in CLINICAL
         self._scrubbers: dict[str | None, Scrubber] = {}
@@ -172,7 +172,7 @@ class Privacy:
 
     def notes(self, notes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Notes by case without what must not leave."""
-        return {case: [self.scrubber(case).text(note) for note in told] for case, told in notes.items()}
+        return {case: [self.scrubber(case).text(note) for note in told] if told else [] for case, told in notes.items()}
 
     def _terms(self, entry: Any) -> frozenset[str]:
         if not hasattr(self._source, "sensitive"):

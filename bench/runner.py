@@ -137,7 +137,8 @@ class Run:
         self.pictures: PictureSteps | None = None
         if not self.study.report.pictures:
             return
-        self.pictures = PictureSteps(self.store, self.cohort.structures, self._record_failure)
+        hide = self.study.report.faces == "hide" and not self.cohort.source.synthetic
+        self.pictures = PictureSteps(self.store, self.cohort.structures, self._record_failure, hide)
         cases = self.cohort.cases("test")
         with self.display.phase("Pictures for the report", len(cases)):
             for case in cases:
