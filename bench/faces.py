@@ -79,7 +79,7 @@ def _body(cells: npt.NDArray[np.float32], modality: str) -> Mask:
         return np.zeros(cells.shape, bool)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    body: Mask = (sizes >= max(1.0, _PART * sizes.max()))[labels]
+    body: Mask = np.isin(labels, np.flatnonzero(sizes >= max(1.0, _PART * sizes.max())))
     for plane in body:
         plane[:] = ndimage.binary_fill_holes(plane)
     return body
@@ -92,7 +92,7 @@ def _deep_inside(body: Mask, spacing: Iterable[float]) -> Mask:
         return body
     # A cell's centre may be half a diagonal away from the voxel that is judged by it, and so may the surface's.
     slack = float(np.linalg.norm(steps))
-    core = ndimage.distance_transform_edt(body, sampling=steps) >= BALL_MM + slack
+    core: Mask = ndimage.distance_transform_edt(body, sampling=steps) >= BALL_MM + slack
     if not core.any():
         return core
     near: Mask = ndimage.distance_transform_edt(~core, sampling=steps) <= BALL_MM - SHELL_MM

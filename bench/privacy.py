@@ -146,8 +146,8 @@ class Privacy:
         """`source.sensitive(entry)`, optional, tells the strings of a case's input that must not leave."""
         self._source, self._entries, self._base = source, entries, base
         given = study.dataset.get("path")
-        roots: set[Path] = {base, base / Path(given).expanduser()} if isinstance(given, str) else {base}
-        self._roots = roots | {root.resolve() for root in roots}
+        given_roots: list[Path] = [base, base / Path(given).expanduser()] if isinstance(given, str) else [base]
+        self._roots: list[Path | str] = [*given_roots, *(root.resolve() for root in given_roots)]
         self._clinical = study.dataset["source"] in CLINICAL
         self._scrubbers: dict[str | None, Scrubber] = {}
 
@@ -189,8 +189,8 @@ def _software() -> tuple[str, ...]:
     here = Path(__file__).resolve().parent.parent
     packages = [str(here / room) for room in ("bench", "adapters", "datasets", "reports")]
     found = [p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")]
-    standard = Path(re.__file__).resolve().parent.parent
-    return tuple(str(Path(p).resolve()) + "/" for p in (*packages, *found, standard)) + tuple(f"{p}/" for p in found)
+    standard = str(Path(re.__file__).resolve().parent.parent)
+    return tuple(f"{p}/" for p in (*packages, *found, standard, *(str(Path(p).resolve()) for p in found)))
 
 
 def _tail(path: str) -> str:
