@@ -28,14 +28,15 @@ class Leak:
     value: str
 
 
-def search_run(run: Path, terms: Iterable[Term]) -> list[Leak]:
+def search_run(run: Path, terms: Iterable[Term | str]) -> list[Leak]:
     """All places in the shareable part of a run folder that hold one of the terms, sorted; file names are searched too.
 
+    A plain string is looked for word by word, whatever it is.
     Raises StoreError where this is no run folder, or a file of it cannot be read.
     """
     if not (run / "run.json").is_file():
         raise StoreError("this is no run folder", file=run, remedy="give the folder that 'bench run' wrote")
-    finder = Finder(terms)
+    finder = Finder(Term("text", term) if isinstance(term, str) else term for term in terms)
     leaks: set[Leak] = set()
     for path in shareable_files(run):
         name = path.relative_to(run).as_posix()
@@ -58,7 +59,8 @@ class Finder:
         self._dates: dict[str, Term] = {}
         self._times: dict[str, Term] = {}
         self._paths: list[tuple[re.Pattern[str], Term]] = []
-        self._words: dict[str, list[tuple[list[str], Term]]] = {}
+        #: By the longest word of a term: the place of that word in it, all its words, and the term.
+        self._words: dict[str, list[tuple[int, list[str], Term]]] = {}
         for term in sorted(set(terms)):
             self._add(term)
 
@@ -76,7 +78,8 @@ class Finder:
         else:
             words = words_of(term.value)
             if words:
-                self._words.setdefault(words[0], []).append((words, term))
+                place = max(range(len(words)), key=lambda at: (len(words[at]), at))
+                self._words.setdefault(words[place], []).append((place, words, term))
 
     def find(self, text: str) -> set[Term]:
         """The terms that a text holds."""
@@ -88,8 +91,9 @@ class Finder:
     def _in_words(self, text: str) -> Iterator[Term]:
         words = words_of(text) if self._words else []
         for place in [place for place, word in enumerate(words) if word in self._words]:
-            for wanted, term in self._words[words[place]]:
-                if words[place : place + len(wanted)] == wanted:
+            for within, wanted, term in self._words[words[place]]:
+                start = place - within
+                if start >= 0 and words[start : start + len(wanted)] == wanted:
                     yield term
 
     def _in_digits(self, text: str) -> Iterator[Term]:

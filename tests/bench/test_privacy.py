@@ -241,6 +241,14 @@ def test_what_only_looks_like_a_value_is_no_finding(folder: Path, text: str) -> 
     assert search_run(folder, TERMS) == []
 
 
+def test_plain_strings_can_be_looked_for(folder: Path) -> None:
+    (folder / "a.txt").write_text("Ingrid was on scanner 9 at 1.2.3")
+    assert [leak.value for leak in search_run(folder, ["scanner 9", "1.2.3", "scanner 8", "2.3.4"])] == [
+        "1.2.3",
+        "scanner 9",
+    ]
+
+
 def test_what_stays_at_home_is_not_searched(folder: Path) -> None:
     for name in ("cases/P/case.json", "arms/a/log.txt", "private/study.json"):
         (folder / name).parent.mkdir(parents=True)
