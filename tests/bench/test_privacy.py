@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,13 +17,15 @@ import pandas as pd
 import pytest
 import yaml
 from dicom_writer import write_series
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from gtvbench.bench.cli import app
 from gtvbench.bench.core.errors import DataError, StoreError
 from gtvbench.bench.privacy import Privacy, Scrubber, is_shareable, shareable_study
-from gtvbench.bench.privacy_search import search_run
+from gtvbench.bench.privacy_search import Finder, search_run
 from gtvbench.bench.privacy_terms import Term, dicom_terms
 from gtvbench.bench.study import Study
 from gtvbench.datasets.base import CaseEntry
@@ -49,6 +52,31 @@ Execute = Any  # the fixture of conftest.py
 def test_texts_lose_paths_and_identities_and_nothing_else(text: str, left: str | None) -> None:
     scrubber = Scrubber({"DOE^JOHN", "MRN00123", "CT_0001.dcm", "7"}, ["/data/in put"], clinical=True)
     assert scrubber.text(text) == (text if left is None else left)
+
+
+WORDS = st.text(st.characters(categories=("L", "N", "P", "Zs")), max_size=30)
+
+
+@given(WORDS, st.sampled_from(["Smith^Ingrid", "MRN-0471199", "1.2.826.0.1.3680043.8.498.77"]), WORDS)
+@settings(max_examples=200, deadline=None)
+def test_no_term_survives_between_other_words(before: str, term: str, after: str) -> None:
+    text = Scrubber([term]).text(f"{before} {term} {after}")
+    assert not Finder([Term("text", term)]).find(text) or Finder([Term("text", term)]).find(f"{before} {after}")
+
+
+@given(WORDS, st.lists(st.text(st.characters(categories=("L", "N")), min_size=4, max_size=9), min_size=2, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_no_absolute_path_survives_in_quotes_or_without_blanks(before: str, parts: list[str]) -> None:
+    path = "/" + "/".join(parts)
+    for text in (f"{before} {path}", f"{before} '{path} {parts[0]}/x'", f"{before}\n  file:   {path} {parts[1]}"):
+        assert path not in Scrubber().text(text)
+
+
+def test_long_texts_are_scrubbed_in_time() -> None:
+    text = "'a/b \\" * 5_000 + "/x/y" * 5_000 + "1.2." * 5_000
+    start = time.perf_counter()
+    Scrubber([f"term{number}" for number in range(50_000)], clinical=True).text(text)
+    assert time.perf_counter() - start < 20
 
 
 def test_a_traceback_keeps_the_names_of_the_software_s_files_alone() -> None:
