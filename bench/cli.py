@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gtvbench.bench import cli_data, cli_export
+from gtvbench.bench import cli_data, cli_export, cli_privacy
 from gtvbench.bench.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_STEPS,
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command()(cli_data.init)
 app.add_typer(cli_export.export, name="export")
+app.command()(cli_privacy.privacy)
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
 

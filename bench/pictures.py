@@ -1,7 +1,8 @@
 """Pictures and contours for the report's case viewer, made while the volumes are at hand.
 
 A case gets the slices around its target, one picture for each modality and slice in the display range of fusion.py, and
-an arm and case the contours of its prediction along voxel edges. No file holds a path, a date or a name but the case's.
+an arm and case the contours of its prediction along voxel edges. No file holds a path, a date or a name but the case's,
+and none shows the surface of a real patient's body unless the study file wants it (faces.py).
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
+from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_voxels
 from gtvbench.bench.preparation import Prepared
 from gtvbench.bench.progress import LOGGER
 from gtvbench.bench.scoring import label_boxes
 from gtvbench.bench.store import PICTURES_SCHEMA, Store, step_key, write_atomically
 
 PICTURES_VERSION = 1
+HIDING_VERSION = 1
 CONTOURS_VERSION = 1
 
 #: Shown around the target, in mm: within the slice, and above and below it.
@@ -163,8 +166,11 @@ def contour_record(
     return record
 
 
-def pack(record: dict[str, Any], crop: Crop, images: Images) -> bytes:
-    """A zip archive of record.json and <modality>/<slice>.webp; the same content gives the same bytes."""
+def pack(record: dict[str, Any], crop: Crop, images: Images, hidden: npt.NDArray[np.bool_] | None = None) -> bytes:
+    """A zip archive of record.json and <modality>/<slice>.webp; the same content gives the same bytes.
+
+    Voxels that are `hidden` (z, y, x) are grey before a plane is made smaller or compressed.
+    """
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         # Members made from a ZipInfo carry no time of their own.
@@ -172,8 +178,10 @@ def pack(record: dict[str, Any], crop: Crop, images: Images) -> bytes:
         for modality in images.modalities:
             volume = images.scaled(modality)
             for z in range(*crop.z):
-                data = picture(volume[z, slice(*crop.y), slice(*crop.x)], crop.size())
-                archive.writestr(zipfile.ZipInfo(f"{modality}/{z}.webp"), data)
+                plane = volume[z, slice(*crop.y), slice(*crop.x)]
+                if hidden is not None:
+                    plane = np.where(hidden[z, slice(*crop.y), slice(*crop.x)], np.uint8(HIDDEN_GREY), plane)
+                archive.writestr(zipfile.ZipInfo(f"{modality}/{z}.webp"), picture(plane, crop.size()))
     return stream.getvalue()
 
 
@@ -188,6 +196,7 @@ class PictureSteps:
     store: Store
     structures: Sequence[Structure]
     failed: Callable[[str, str | None, str, str, dict[str, Any]], None]
+    hide_faces: bool = False
     #: Key of every step that is done, by its name: what the report depends on.
     keys: dict[str, str] = field(default_factory=dict)
     computed: int = 0
@@ -195,9 +204,10 @@ class PictureSteps:
     def of_case(self, prepared: Prepared, prompts: Prompts) -> None:
         """Pictures of one case, where they are not there yet."""
         case = prepared.case
+        hiding = {"hiding": HIDING_VERSION} if self.hide_faces else {}
         key = step_key(
             "pictures", PICTURES_VERSION, images=prepared.images_digest, reference=prepared.reference_digest,
-            prompts=prompts.digest, structures={s.name: s.value for s in self.structures},
+            prompts=prompts.digest, structures={s.name: s.value for s in self.structures}, **hiding,
         )  # fmt: skip
 
         def make() -> None:
@@ -206,8 +216,12 @@ class PictureSteps:
             crop = crop_around(reference, prompts, self.structures, grid)
             images = Images(case, self.store.case_folder(case))
             record = case_record(grid, crop, reference, prompts, self.structures, images.modalities)
+            hidden = None
+            if self.hide_faces:
+                record["hidden_mm"] = SHELL_MM
+                hidden = hidden_voxels({m: images.raw(m) for m in images.modalities}, grid)
             path = self.store.pictures(case)
-            write_atomically(path, pack(record, crop, images))
+            write_atomically(path, pack(record, crop, images, hidden))
             self.store.finish(f"pictures/{case}", key, [path])
 
         self._step(f"pictures/{case}", key, None, case, make)

@@ -22,6 +22,8 @@ from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.engines import Event, run_arm
 from gtvbench.bench.pictures import PictureSteps
 from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of, publish_case
+from gtvbench.bench.privacy import Privacy, shareable_study
+from gtvbench.bench.private import write_private
 from gtvbench.bench.progress import LOGGER, Display
 from gtvbench.bench.scoring import definition, score_case
 from gtvbench.bench.store import Store, step_key, write_atomically
@@ -63,9 +65,11 @@ class Run:
 
         self.cohort: Cohort = open_cohort(self.study, self.base)
         self.arms = plan_arms(self.study, self.base, self.cohort.modalities, self.chosen)
+        self.privacy = Privacy(self.cohort.source, self.cohort.used, self.study, self.base)
         lock = self.store.open(self.study.study)
         try:
-            write_atomically(self.folder / "study.yaml", self.study.as_yaml())
+            write_private(self.folder, self.study, self.base)
+            write_atomically(self.folder / "study.yaml", shareable_study(self.study, self.base))
             results.write_json(self.cohort.split.as_dict(), self.folder / "split.json")
             self._prepare()
             self._draw_prompts()
@@ -77,8 +81,8 @@ class Run:
                 records.append(record)
             self.computed["pictures"] = self.pictures.computed if self.pictures is not None else 0
             results.write_scores(self.store, rows)
-            results.write_json(records, self.folder / "arms.json")
-            results.write_json(self.failures, self.folder / "failures.json")
+            results.write_json(self.privacy.arms(records), self.folder / "arms.json")
+            results.write_json(self.privacy.failures(self.failures), self.folder / "failures.json")
             results.write_json(self._provenance(), self.folder / "provenance.json")
             report = self._report(build_report, report_version())
         finally:
@@ -133,7 +137,8 @@ class Run:
         self.pictures: PictureSteps | None = None
         if not self.study.report.pictures:
             return
-        self.pictures = PictureSteps(self.store, self.cohort.structures, self._record_failure)
+        hide = self.study.report.faces == "hide" and not self.cohort.source.synthetic
+        self.pictures = PictureSteps(self.store, self.cohort.structures, self._record_failure, hide)
         cases = self.cohort.cases("test")
         with self.display.phase("Pictures for the report", len(cases)):
             for case in cases:
@@ -358,7 +363,7 @@ class Run:
             "modalities": list(self.cohort.modalities),
             "coverage": {name: meta["coverage"] for name, meta in used.items()},
             "grid": {n: {"shape": m["grid"]["shape"], "spacing": m["grid"]["spacing"]} for n, m in used.items()},
-            "notes": gathered_notes({name: meta["notes"] for name, meta in used.items()}),
+            "notes": gathered_notes(self.privacy.notes({name: meta["notes"] for name, meta in used.items()})),
         }  # fmt: skip
 
     def _report(self, build: Any, version: int) -> Path:

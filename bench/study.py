@@ -115,9 +115,10 @@ class StatisticsOptions(_Model):
 
 
 class ReportOptions(_Model):
-    """Whether the test cases' slices are kept as pictures for the report's case viewer."""
+    """Whether the test cases' slices are kept as pictures for the report's case viewer, and faces shown in them."""
 
     pictures: bool = True
+    faces: Literal["hide", "show"] = "hide"
 
 
 class TimingOptions(_Model):

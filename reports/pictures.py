@@ -64,6 +64,12 @@ class CasePictures:
         return float(z), float(y), float(x)
 
     @property
+    def hidden_mm(self) -> float | None:
+        """Depth in mm to which the surface of the body is blanked, None where all is shown."""
+        found = self.record.get("hidden_mm")
+        return float(found) if isinstance(found, int | float) else None
+
+    @property
     def voxel_ml(self) -> float:
         """Volume of a voxel in mL."""
         z, y, x = self.spacing

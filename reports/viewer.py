@@ -57,6 +57,7 @@ def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dic
         "embedded": len(shown),
         "cases": len(view.cases),
         "rest": [(name, case_link(name)) for name in view.cases if name not in drawn],
+        "hidden": next((_hidden(case.pictures) for case in shown), ""),
         "rule": selection.RULE,
         "reasons": [_reason(reason) for reason in found],
         "script": _script(),
@@ -127,7 +128,18 @@ def _facts(pictures: CasePictures) -> str:
     return (
         f"{z} slices of {slice_mm:.3g} mm with {x} \u00d7 {y} voxels of {column_mm:.3g} \u00d7 {row_mm:.3g} mm. "
         f"The pictures show {width * column_mm:.0f} \u00d7 {height * row_mm:.0f} mm of {len(pictures.slices)} slices "
-        "around reference and prompts."
+        f"around reference and prompts. {_hidden(pictures)}"
+    ).rstrip()
+
+
+def _hidden(pictures: CasePictures) -> str:
+    """That the surface of the body is blanked, and how to see it, as a sentence; empty where it is shown."""
+    if pictures.hidden_mm is None:
+        return ""
+    return (
+        f"What lies outside the body, or less than {pictures.hidden_mm:g} mm below its surface, is blanked in grey so "
+        "that no face can be seen; contours and scores are whole. \u201creport: {faces: show}\u201d in the study file "
+        "shows it."
     )
 
 

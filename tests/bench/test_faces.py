@@ -1,0 +1,155 @@
+"""Faces: what must not be shown is not, and no surface can be grown back from what is."""
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from gtvbench.bench import nifti
+from gtvbench.bench.core.geometry import Grid, canonical
+from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_voxels
+from gtvbench.bench.pictures import Crop
+
+Execute = Any  # the fixture of conftest.py
+
+DATA = Path(os.environ.get("GTVBENCH_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
+GRID = Grid((40, 80, 80), (4.0, 2.5, 2.5))
+
+
+def ball(radius_mm: float = 80.0, centre_mm: tuple[float, float, float] = (80, 100, 100)) -> npt.NDArray[np.bool_]:
+    axes = np.ogrid[tuple(slice(0, n) for n in GRID.shape)]
+    squares = [((a * s - c) / radius_mm) ** 2 for a, s, c in zip(axes, GRID.spacing, centre_mm, strict=True)]
+    inside: npt.NDArray[np.bool_] = sum(squares) <= 1
+    return inside
+
+
+def scan(body: npt.NDArray[np.bool_], inside: float = 40.0, outside: float = -1000.0) -> npt.NDArray[np.float32]:
+    noise = np.random.default_rng(1).normal(0, 0.01, body.shape)
+    return (np.where(body, inside, outside) * (1 + noise)).astype(np.float32)
+
+
+def depth_of(shown: npt.NDArray[np.bool_], body: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.float64]:
+    """Depth in mm below the body's surface of every voxel that is shown."""
+    depth: npt.NDArray[np.float64] = ndimage.distance_transform_edt(body, sampling=grid.spacing)[shown]
+    return depth
+
+
+@pytest.mark.parametrize(("modality", "inside", "outside"), [("CT", 40, -1000), ("T1w", 300, 9), ("PET", 2, 0.01)])
+def test_the_shell_and_everything_outside_is_hidden_and_the_middle_is_not(
+    modality: str, inside: float, outside: float
+) -> None:
+    body = ball()
+    hidden = hidden_voxels({modality: scan(body, inside, outside)}, GRID)
+    assert hidden.shape == GRID.shape and hidden[~body].all()
+    assert depth_of(~hidden, body, GRID).min() >= SHELL_MM
+    assert not hidden[ball(55)].any()
+
+
+def test_a_nose_leaves_no_trace_in_the_border_of_what_is_shown() -> None:
+    body, nose = ball(), ball(12, (80, 20, 100))
+    without = hidden_voxels({"CT": scan(body)}, GRID)
+    with_nose = hidden_voxels({"CT": scan(body | nose)}, GRID)
+    assert (nose & ~body).sum() > 50 and with_nose[nose & ~body].all()
+    assert (without == with_nose).mean() > 0.999
+
+
+def test_a_mask_that_fixes_the_head_is_not_its_surface() -> None:
+    body = ball(70)
+    shell = ndimage.distance_transform_edt(~body, sampling=GRID.spacing)
+    fixed = scan(body)
+    fixed[(shell > 8) & (shell <= 10.5)] = -50.0
+    hidden = hidden_voxels({"CT": fixed}, GRID)
+    assert depth_of(~hidden, body, GRID).min() >= SHELL_MM
+
+
+def test_where_the_volume_ends_inside_the_body_nothing_is_hidden() -> None:
+    assert not hidden_voxels({"CT": np.full(GRID.shape, 30, np.float32)}, GRID).any()
+
+
+@pytest.mark.parametrize("images", [{}, {"CT": np.full(GRID.shape, -1000, np.float32)}, {"US": scan(ball())}])
+def test_where_no_body_is_found_all_is_hidden(images: dict[str, Any]) -> None:
+    assert hidden_voxels(images, GRID).all()
+
+
+def test_an_arm_beside_the_trunk_is_shown_as_well() -> None:
+    trunk, arm = ball(50, (80, 60, 60)), ball(40, (80, 150, 150))
+    hidden = hidden_voxels({"CT": scan(trunk | arm)}, GRID)
+    assert not hidden[20, 24, 24] and not hidden[20, 60, 60]
+
+
+@pytest.mark.parametrize("patient", ["pt_101", "pt_109", "pt_115"])
+def test_no_front_of_a_real_head_can_be_put_together_again(patient: str) -> None:
+    path = DATA / "openkbp" / "train" / patient / "ct.nii.gz"
+    if not path.is_file():
+        pytest.skip("the openkbp volumes are not here (GTVBENCH_TEST_DATA)")
+    volume = nifti.read_volume(path, patient)
+    turn = canonical(volume.grid)
+    ct, grid = np.ascontiguousarray(turn.apply(volume.array)), turn.apply_to_grid(volume.grid)
+    body = ndimage.binary_opening(ct > -300, ndimage.generate_binary_structure(3, 1))
+    labels, _ = ndimage.label(body)
+    body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    shown = ~hidden_voxels({"CT": ct.astype(np.float32)}, grid)
+    seen = shown.any(1) & body.any(1)
+    front, left = body.argmax(1) * grid.spacing[1], shown.argmax(1) * grid.spacing[1]
+    assert seen.mean() > 0.05
+    assert (left - front)[seen].min() >= SHELL_MM
+    # Growing back what is shown by the shell's depth does not give the face: it stays flatter than it by millimetres.
+    head = slice(int(0.6 * grid.shape[0]), None)
+    grown = ndimage.distance_transform_edt(~shown, sampling=grid.spacing) <= SHELL_MM
+    middle = slice(grid.shape[2] // 2 - 8, grid.shape[2] // 2 + 8)
+    both = grown.any(1)[head, middle] & body.any(1)[head, middle]
+    error = np.abs(grown.argmax(1) - body.argmax(1))[head, middle][both] * grid.spacing[1]
+    assert np.median(error) > 15
+
+
+# ---- in the pictures of a run
+
+
+def _planes(run: Any, case: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.uint8]]]:
+    with zipfile.ZipFile(run.store.pictures(case)) as archive:
+        planes = {
+            name: np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("L"))
+            for name in archive.namelist()
+            if name.endswith(".webp")
+        }
+        return json.loads(archive.read("record.json")), planes
+
+
+def test_pictures_of_real_patients_show_no_voxel_of_the_shell_unless_the_study_wants_it(
+    execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gtvbench.datasets.phantom import Phantom
+
+    _, drawn = execute(["box-fill"], "synthetic")
+    monkeypatch.setattr(Phantom, "synthetic", False)
+    outcome, run = execute(["box-fill"], "real")
+    case = run.cohort.cases("test")[0]
+    record, planes = _planes(run, case)
+    assert record["hidden_mm"] == SHELL_MM
+    grid = Grid.from_dict(record["grid"])
+    ct = np.load(run.store.case_folder(case) / "CT.uint8.npy")
+    images = {"CT": np.memmap(run.store.case_folder(case) / "CT.nii", "<f4", "r", 352, grid.shape)}
+    crop = Crop.from_list(record["crop"])
+    region = tuple(slice(*r) for r in (crop.z, crop.y, crop.x))
+    hidden = hidden_voxels(images, grid)[region]
+    assert 0.01 < hidden.mean() < 0.99
+    for modality in record["modalities"]:
+        stack = np.stack([planes[f"{modality}/{z}.webp"] for z in range(*crop.z)])
+        inner = np.stack([ndimage.binary_erosion(plane, iterations=2, border_value=1) for plane in hidden])
+        assert np.abs(stack[inner].astype(int) - HIDDEN_GREY).max() <= 12  # what the compression leaves
+    assert ct[region][hidden].std() > 0, "nothing was there to hide"
+    page = (run.folder / "report" / "index.html").read_text()
+    assert "so that no face can be seen" in page and "faces: show" in page
+
+    outcome, shown = execute(["box-fill"], "real", report={"faces": "show"})
+    assert outcome.computed["pictures"] == 4 and outcome.computed["score"] == 0
+    assert shown.store.pictures(case).read_bytes() == drawn.store.pictures(case).read_bytes()
+    assert "so that no face can be seen" not in (run.folder / "report" / "index.html").read_text()
