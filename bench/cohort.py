@@ -12,7 +12,14 @@ from pydantic import ValidationError
 
 from gtvbench.bench import registry
 from gtvbench.bench.core.errors import DataError, StudyError
-from gtvbench.bench.core.split import Split, read_nnunet_splits, split_by_counts, split_by_fractions, split_by_lists
+from gtvbench.bench.core.split import (
+    SUBSETS,
+    Split,
+    read_nnunet_splits,
+    split_by_counts,
+    split_by_fractions,
+    split_by_lists,
+)
 from gtvbench.bench.core.structures import Structure, structures_from
 from gtvbench.bench.study import NAME, Study, problems
 
@@ -48,6 +55,11 @@ class Cohort:
         """What the processes that read this cohort are told."""
         return Job(work, study.dataset, study.structures, study.seed, base, self.modalities, run)
 
+    def used_subsets(self) -> dict[str, list[str]]:
+        """Patients of each subset who have a case in use, sorted."""
+        used = {entry.patient for entry in self.used}
+        return {s: [p for p in patients if p in used] for s, patients in self.split.as_dict().items()}
+
     def without(self, names: Collection[str]) -> Cohort:
         """The cohort with some cases left out; the split stays as it was planned."""
         return replace(self, used=[entry for entry in self.used if entry.name not in names])
@@ -71,6 +83,22 @@ def open_cohort(study: Study, base: Path) -> Cohort:
     if not split.test:
         raise StudyError("the split leaves no test patient", remedy="a comparison needs at least one")
     return Cohort(source, used, split, tuple(source.modalities()), structures)
+
+
+def require_enough(planned: Cohort, left: Cohort, errors: list[str], stop: bool) -> None:
+    """Raise DataError, listing the errors, where a study cannot go on with the cases left.
+
+    That is where more than half of all cases are lost, or every case of a subset, or `stop` is asked for.
+    """
+    empty = [subset for subset in SUBSETS if planned.cases(subset) and not left.cases(subset)]
+    if not (stop or empty or 2 * len(errors) > len(planned.used)):
+        return
+    none = f", and none is left of the {' and '.join(empty)} set" if empty else ""
+    raise DataError(
+        f"{len(errors)} of {len(planned.used)} cases cannot be used{none}; nothing was trained or predicted\n"
+        + "\n".join(errors),
+        remedy="correct them, or leave them out of the split; what is prepared is kept",
+    )
 
 
 def open_source(dataset: dict[str, Any], base: Path, structures: tuple[Structure, ...], seed: int) -> Any:

@@ -76,10 +76,14 @@ class Crew:
             for task in tasks:
                 yield _result(task.entry.name, *perform(opened, task))
             return
+        yield from self.side_by_side(tasks)
+
+    def side_by_side(self, tasks: Sequence[Task]) -> Generator[Result]:
+        """As `results`, in worker processes whatever the tasks are."""
         self._cores = min(provenance.usable_cores(), len(tasks))
         self._budget = self._memory()
         try:
-            yield from self._side_by_side(list(tasks))
+            yield from self._served(list(tasks))
         finally:
             for worker in list(self.workers):
                 self._dismiss(worker, kill=worker.task is not None)
@@ -105,7 +109,7 @@ class Crew:
         each = self.peak_bytes * _SPARE if self.peak_bytes else FIRST_GUESS_BYTES
         return max(1, min(most, int(self._budget // each)))
 
-    def _side_by_side(self, waiting: list[Task]) -> Generator[Result]:
+    def _served(self, waiting: list[Task]) -> Generator[Result]:
         again: list[Task] = []
         while waiting or again or self._busy():
             limit = self.allowed() if waiting else 1  # a second attempt has the memory for itself

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from gtvbench.bench.cohort import Job, open_source
-from gtvbench.bench.core.errors import BenchError, DataError
+from gtvbench.bench.core.errors import BenchError, DataError, StoreError, why
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.preparation import publish_case
 from gtvbench.bench.store import Store
@@ -60,7 +60,10 @@ def prepare(setting: Setting, task: Task) -> None:
     """Read a case and publish it in the run folder."""
     assert setting.job.run is not None
     case = setting.source.read(task.entry)
-    publish_case(Store(setting.job.run), task.key, case, setting.job.modalities, setting.structures)
+    try:
+        publish_case(Store(setting.job.run), task.key, case, setting.job.modalities, setting.structures)
+    except OSError as error:  # not the patient's fault, and the next one's fate
+        raise StoreError(f"the run folder cannot be written: {why(error)}", file=setting.job.run) from error
 
 
 def check(setting: Setting, task: Task) -> tuple[Any, Any, Any, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from gtvbench.bench import nifti, provenance, registry, results
 from gtvbench.bench.arms import Arm, plan_arms
-from gtvbench.bench.cohort import Cohort, open_cohort
+from gtvbench.bench.cohort import Cohort, open_cohort, require_enough
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.digest import digest_file, digest_json
 from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, DataError, DigestError
@@ -75,7 +75,9 @@ class Run:
             write_atomically(self.folder / "study.yaml", self.study.as_yaml())
             self._lock = lock
             self._prepare()
-            results.write_json(self._split(), self.folder / "split.json")
+            # As planned, by patient, and the cases of it that cannot be used.
+            split = {**self.cohort.split.as_dict(), "left_out": self.left_out_by_subset}
+            results.write_json(split, self.folder / "split.json")
             self._draw_prompts()
             self._draw_pictures()
             rows, records = [], []
@@ -127,18 +129,11 @@ class Run:
     def _leave_out(self, bad: list[Result]) -> None:
         """Go on without the cases that cannot be prepared, every arm alike; raise DataError where too few are left."""
         self.left_out = [result.case for result in bad]
+        self.left_out_by_subset = {s: [c for c in self.cohort.cases(s) if c in self.left_out] for s in SUBSETS}
         if not bad:
             return
         left, cohort = self.cohort.without(self.left_out), self.cohort
-        empty = [subset for subset in SUBSETS if cohort.cases(subset) and not left.cases(subset)]
-        stop = self.study.preparation.bad_patients == "stop" or 2 * len(bad) > len(cohort.used)
-        if stop or empty:
-            none = f" (of the {' and the '.join(empty)} set nobody is left)" if empty else ""
-            raise DataError(
-                f"{len(bad)} of {len(cohort.used)} cases cannot be used{none}; nothing was trained or predicted\n"
-                + "\n".join(str(result.error) for result in bad),
-                remedy="correct them, or leave them out of the split; what is prepared is kept",
-            )
+        require_enough(cohort, left, [str(r.error) for r in bad], self.study.preparation.bad_patients == "stop")
         self.cohort = left
         for result in bad:
             assert result.error is not None
@@ -371,15 +366,6 @@ class Run:
 
     # ---- report
 
-    def _split(self) -> dict[str, Any]:
-        """The split as planned, and who of it could not be used."""
-        return {**self.cohort.split.as_dict(), "left_out": self._left_out_patients()}
-
-    def _left_out_patients(self) -> dict[str, list[str]]:
-        """Patients of each subset of whom no case could be prepared, sorted."""
-        used = {entry.patient for entry in self.cohort.used}
-        return {s: [p for p in patients if p not in used] for s, patients in self.cohort.split.as_dict().items()}
-
     def _provenance(self) -> dict[str, Any]:
         used = {name: prepared.meta for name, prepared in self.prepared.items()}
         data = {n: [p.images_digest, p.reference_digest] for n, p in self.prepared.items()}
@@ -393,8 +379,8 @@ class Run:
             },
             "synthetic": self.cohort.source.synthetic,
             "structures": self.study.structures,
-            "subsets": self.cohort.split.as_dict(),
-            "left_out": self._left_out_patients(),
+            "subsets": self.cohort.used_subsets(),
+            "left_out": self.left_out_by_subset,
             "modalities": list(self.cohort.modalities),
             "coverage": {name: meta["coverage"] for name, meta in used.items()},
             "grid": {n: {"shape": m["grid"]["shape"], "spacing": m["grid"]["spacing"]} for n, m in used.items()},

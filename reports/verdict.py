@@ -60,7 +60,7 @@ def verdicts(
             continue
         chosen = differences[differences["structure"] == structure]
         record = next((r for r in ranked if r["structure"] == structure and r["metric"] == "dsc"), None)
-        points = [_patients(part[best[0]], present, scored)]
+        points = [_patients(part[best[0]], present, scored, len(run.left_out["test"]))]
         points += _lead(part, best, chosen)
         points += _tests(part, best, chosen)
         points += _ranking(best, record)
@@ -72,12 +72,14 @@ def verdicts(
     return found
 
 
-def _patients(top: Mapping[Any, Any], present: int, scored: int) -> Point:
+def _patients(top: Mapping[Any, Any], present: int, scored: int, lost: int) -> Point:
     low, high = top.get("dsc_low"), top.get("dsc_high")
     ci = f"95 % CI {number(low, 3)} to {number(high, 3)}, " if finite(low) and finite(high) else ""
     spread = f"SD {number(top['dsc_sd'], 3)}, " if finite(top["dsc_sd"]) else ""
     failed = f", {int(top['failed'])} failed" if int(top["failed"]) else ""
     text = f"{ci}{spread}{present} of {counted(scored, 'test case')} {have(present)} this structure{failed}."
+    if lost:
+        text += f" {counted(lost, 'more test case')} could not be read and {'is' if lost == 1 else 'are'} left out."
     return Point("Mean", text)
 
 
