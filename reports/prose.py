@@ -155,6 +155,8 @@ def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
         f"The test set has {each}. Below {MIN_FOR_A_TEST} pairs a signed-rank test cannot reach p < .05 whatever the "
         "scores are, and SDs and quartiles are rough."
     )
+    if max(counts.values()) == 1 and len(counts) == len(patients):
+        text = f"The test set has {each}. One patient has no spread, no interval and no test: the scores describe it alone."
     return [Banner("few", "Few patients", text)]
 
 
@@ -173,6 +175,8 @@ def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
             f". A few patients, such as failed cases with their penalty, move the mean of {pairs} to the other side of "
             "zero than the typical difference (Hodges-Lehmann), which p is about"
         )
+    if n == 1:
+        return f"{text}. One patient allows no test and no interval."
     least = smallest_p(n)
     if least > LEVEL:
         return f"{text}. So few patients could never reach p < .05, so no p is printed; look at the intervals."

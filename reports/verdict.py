@@ -124,6 +124,8 @@ def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
     if row["p_equivalence"] < LEVEL:
         lead = "more than chance, but" if real else "no difference is shown, and it"
         return f"{lead} lies within {margin}: in DSC the two are practically the same"
+    if int(row["n"]) == 1:
+        return "one patient has no interval and no test, and says nothing of others"
     if not reachable:
         if known and row["low"] > row["margin"]:
             return f"the whole interval lies beyond {margin}, though so few patients cannot reach p < .05 after Holm"
@@ -158,6 +160,8 @@ def _tests(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame) -
         return []
     if not reach["all"] and not (len(planned) and reach["planned"]):
         what = listed([counted(len(planned), "planned difference")] * bool(len(planned)) + [counted(pairs, "pair")])
+        if n == 1:
+            return [Point("Tests", "None: the scores are those of one patient, without an interval.")]
         text = f"With {counted(n, 'patient')}, none of {what} can reach p < .05 after Holm, whatever the scores are"
         return [Point("Tests", f"{text}; look at the intervals.")]
     found = [_planned(planned, reach["planned"])] if len(planned) else []
