@@ -156,7 +156,7 @@ def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
         "scores are, and SDs and quartiles are rough."
     )
     if max(counts.values()) == 1 and len(counts) == len(patients):
-        text = f"The test set has {each}. One patient has no spread, no interval and no test: the scores describe it alone."
+        text = f"The test set has {each}. One patient has no spread, no interval and no test: the scores are its alone."
     return [Banner("few", "Few patients", text)]
 
 

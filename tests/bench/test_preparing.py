@@ -17,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813
 from gtvbench.bench import preparing
 from gtvbench.bench.check import check_study
 from gtvbench.bench.cohort import open_cohort
-from gtvbench.bench.core.errors import DataError, StoreError, StudyError
+from gtvbench.bench.core.errors import DataError, DigestError, StoreError, StudyError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.nifti import write_volume
 from gtvbench.bench.preparation import prepare_key
@@ -25,6 +25,7 @@ from gtvbench.bench.preparing import Crew, available_memory, input_bytes
 from gtvbench.bench.preparing_worker import Task
 from gtvbench.bench.progress import Display
 from gtvbench.bench.study import PreparationOptions, Study
+from gtvbench.reports.merge import merge, read_candidates
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
 
@@ -126,6 +127,15 @@ def test_a_repaired_training_patient_makes_the_fit_anew(execute: Execute, cohort
     assert again.exit_code == 0
     # The trained arm's three predictions are made anew; the reference arm did not depend on the patient.
     assert (again.computed["prepare"], again.computed["fit"], again.computed["predict"]) == (1, 1, 3)
+
+
+def test_runs_that_used_different_patients_are_not_merged(execute: Execute, cohort: Path) -> None:
+    changes = {"dataset": DATASET, "split": SPLIT}
+    _, whole = execute(["box-fill"], folder="whole", **changes)
+    damage(cohort / "p4" / "PET.nii.gz")
+    _, short = execute(["box-ellipse"], folder="short", **changes)
+    with pytest.raises(DigestError, match="p4"):
+        merge(read_candidates([whole.folder, short.folder]))
 
 
 def test_a_study_stops_where_it_is_told_to_or_where_too_little_is_left(execute: Execute, cohort: Path) -> None:
@@ -248,6 +258,9 @@ def test_a_study_without_training_patients_runs_what_does_not_train(execute: Exe
     one = {"dataset": DATASET, "split": {"lists": {"test": ["p0"]}}}
     outcome, run = execute(["all"], **one)
     assert outcome.exit_code == 0
+    page = outcome.report.read_text()
+    assert "one patient has no interval and no test" in page
+    assert "look at the interval" not in page
     arms = {arm["arm"]: arm for arm in json.loads((run.folder / "arms.json").read_text())}
     assert {name for name, arm in arms.items() if arm["status"] == "complete"} >= {"box-fill", "box-ellipse"}
     trained = [arm for arm in arms.values() if arm["trains"]]
