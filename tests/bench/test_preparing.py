@@ -171,7 +171,7 @@ def crew_of(base: Path, **options: Any) -> tuple[Crew, list[Task]]:
 
 
 def killer(stop: threading.Event, every: bool) -> None:
-    """Kill workers of this process at work on p2: the first, or each that comes."""
+    """Kill workers of this process: the first that is seen, or each."""
     while not stop.is_set():
         for process in psutil.Process().children():
             try:
