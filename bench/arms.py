@@ -14,6 +14,7 @@ from gtvbench.bench import registry, weights
 from gtvbench.bench.core.digest import seed_from
 from gtvbench.bench.core.errors import StudyError, WeightsError
 from gtvbench.bench.core.fusion import FUSIONS, NO_FUSION
+from gtvbench.bench.core.split import Split
 from gtvbench.bench.study import MethodEntry, Study, problems
 
 
@@ -42,19 +43,34 @@ class Arm:
         return seed_from(study_seed, self.adapter, self.fusion, self.seed_index)
 
 
-def plan_arms(study: Study, base: Path, modalities: Sequence[str], chosen: Sequence[str] | None = None) -> list[Arm]:
+#: Why an arm that trains does not run on a split without training patients.
+UNTRAINABLE = "the split has no training patients"
+
+
+def plan_arms(
+    study: Study,
+    base: Path,
+    modalities: Sequence[str],
+    chosen: Sequence[str] | None = None,
+    split: Split | None = None,
+) -> list[Arm]:
     """Expand a study into arms.
+
+    `split`: where it has no training patients, methods that train do not run (validation patients are no need).
 
     `chosen` are names of entries or registered methods; None takes the study's own choice. Under `all`, every
     registered method runs that needs no setting, and every entry of the study; what cannot run is skipped with its
-    reason. A method that was *named* and cannot run (no weights, a setting missing) raises StudyError or WeightsError.
+    reason. A method that was *named* and cannot run (no weights, a setting missing, nobody to train on) raises
+    StudyError or WeightsError.
     """
     wanted = list(chosen) if chosen is not None else study.run
     everything = wanted == "all" or list(wanted) == ["all"]
     names = _all_names(study) if everything else list(dict.fromkeys(wanted))
     arms: list[Arm] = []
     for name in names:
-        arms += _arms_of(name, study, base, modalities, named=not everything)
+        arms += _arms_of(
+            name, study, base, modalities, named=not everything, trainable=split is None or bool(split.train)
+        )
     if not any(arm.skip is None for arm in arms):
         reasons = "; ".join(f"{arm.name}: {arm.skip}" for arm in arms) or "no method is registered"
         raise StudyError(f"no method can run on these data ({reasons})")
@@ -68,7 +84,7 @@ def _all_names(study: Study) -> list[str]:
     return [*points, *aliased]
 
 
-def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], named: bool) -> list[Arm]:
+def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], named: bool, trainable: bool) -> list[Arm]:
     entry = study.methods.get(name, MethodEntry())
     adapter = entry.method or name
     cls = registry.load(registry.METHODS, adapter)
@@ -95,6 +111,11 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
         "cut": options.cut(),
     }
     fusions = (entry.fusions or _default_fusions(needs.fusions, modalities)) if needs.fusions else (NO_FUSION,)
+    if needs.trains and not trainable and named:
+        raise StudyError(
+            f"method {name!r} trains, but {UNTRAINABLE}",
+            remedy="give 'split' training patients, or leave the method out of 'run'",
+        )
     skip = cls.unavailable(options)
     if skip is not None and named:
         raise StudyError(f"method {name!r} cannot run here: {skip}")
@@ -105,13 +126,16 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
             if named:
                 raise
             skip = f"{error.message} ({error.remedy})"
+    untrained = UNTRAINABLE if needs.trains and not trainable else None
     arms = []
     for fusion in fusions:
         unavailable = FUSIONS[fusion].unavailable(modalities) if fusion != NO_FUSION else None
         for index in range(1, (study.seeds if needs.trains else 1) + 1):
             parts = [name, *([fusion] if len(fusions) > 1 or fusion != NO_FUSION else [])]
             parts += [f"seed{index}"] if study.seeds > 1 and needs.trains else []
-            arms.append(Arm(".".join(parts), name, adapter, fusion, index, skip=skip or unavailable, **facts))
+            arms.append(
+                Arm(".".join(parts), name, adapter, fusion, index, skip=untrained or skip or unavailable, **facts)
+            )
     return arms
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from gtvbench.bench.arms import Arm, plan_arms
 from gtvbench.bench.cohort import open_cohort
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import BenchError
+from gtvbench.bench.preparing import Crew, Result
+from gtvbench.bench.preparing_worker import Task
 from gtvbench.bench.progress import Display
 from gtvbench.bench.study import Study
-from gtvbench.datasets.checks import Finding, case_findings, cohort_findings, facts_of
+from gtvbench.datasets.checks import Finding, cohort_findings
 
 
 @dataclass(frozen=True)
@@ -30,26 +33,29 @@ def check_study(study: Study, base: Path, display: Display) -> CheckResult:
     unreadable source, a split that overlaps).
     """
     cohort = open_cohort(study, base)
+    crew = Crew(cohort.job("check", study, base), study.preparation)
+    results: dict[str, Result] = {}
+    tasks = [Task(entry) for entry in cohort.used]
+    with display.phase("Reading patients", len(tasks)), closing(crew.results(tasks)) as found:
+        for result in found:
+            results[result.case] = result
+            display.advance(result.case if result.error is None else "")
     findings: list[Finding] = []
     facts = []
     notes: dict[str, tuple[str, ...]] = {}
-    with display.phase("Reading patients", len(cohort.used)):
-        for entry in cohort.used:
-            try:
-                case = cohort.source.read(entry)
-            except BenchError as error:
-                findings.append(_finding(error, entry.name))
-                continue
-            findings += case_findings(case, cohort.structures, cohort.modalities)
-            notes[case.name] = case.notes
-            findings += [Finding("warning", text, entry.name) for text in cohort.source.findings(entry, case)]
-            facts.append(facts_of(case))
-            display.advance(entry.name)
+    for entry in cohort.used:
+        result = results[entry.name]
+        if result.error is not None:
+            findings.append(_finding(result.error, entry.name))
+            continue
+        own, told, notes[entry.name], of_case = result.value
+        findings += [*own, *(Finding("warning", text, entry.name) for text in told)]
+        facts.append(of_case)
     findings += [Finding("warning", line) for line in gathered_notes(notes)]
     findings += cohort_findings(facts)
     arms: list[Arm] = []
     try:
-        arms = plan_arms(study, base, cohort.modalities)
+        arms = plan_arms(study, base, cohort.modalities, split=cohort.split)
     except BenchError as error:
         findings.append(_finding(error, error.case))
     return CheckResult(sorted(findings, key=lambda f: f.level != "error"), arms, len({e.patient for e in cohort.used}))

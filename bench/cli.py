@@ -64,6 +64,10 @@ def run(
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if mode != "quiet":
         _err.print(_summary(folder))
+    if outcome.left_out:
+        lost = f"{len(outcome.left_out)} cases could not be prepared and were left out of every arm: "
+        _err.print(f"[bold red]left out[/] {lost}", end="")
+        _err.print(", ".join(outcome.left_out), markup=False, highlight=False)
     typer.echo(str(outcome.report))
     raise typer.Exit(outcome.exit_code)
 

@@ -87,16 +87,16 @@ def _worker_events(
     finally:
         os.close(reader)
         if timed_out or sys.exc_info()[0] is not None:
-            _kill_group(process.pid)
+            kill_group(process.pid)
         code = process.wait()
-        _kill_group(process.pid)  # children that the worker left behind
+        kill_group(process.pid)  # children that the worker left behind
         if process.stdin is not None:
             process.stdin.close()
         job_file.unlink(missing_ok=True)
     if timed_out:
         yield {"event": "exit", "code": 1, "status": "timeout", "message": f"stopped after {timeout_s:g} s"}
     else:
-        yield {"event": "exit", "code": code, "status": "crashed", "message": _why(code)}
+        yield {"event": "exit", "code": code, "status": "crashed", "message": ended(code, "arm's process")}
 
 
 def _lines(descriptor: int, late: Callable[[], bool]) -> Iterator[Event | None]:
@@ -121,17 +121,19 @@ def _late(state: dict[str, Any], timeout_s: float | None) -> bool:
     return timeout_s is not None and state["case"] is not None and time.monotonic() - state["since"] > timeout_s
 
 
-def _kill_group(pid: int) -> None:
+def kill_group(pid: int) -> None:
+    """End a process that leads a group, and every process it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def _why(code: int) -> str:
+def ended(code: int, what: str) -> str:
+    """How a process ended, in words: its exit code, or the signal that killed it."""
     if code >= 0:
-        return f"the arm's process ended with exit code {code}"
+        return f"the {what} ended with exit code {code}"
     name = signal.Signals(-code).name
     hint = "; the system kills a process that takes too much memory this way" if name == "SIGKILL" else ""
-    return f"the arm's process was killed by {name}{hint}"
+    return f"the {what} was killed by {name}{hint}"
 
 
 def _tail(log: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,15 +14,18 @@ import numpy as np
 
 from gtvbench.bench import nifti, provenance, registry, results
 from gtvbench.bench.arms import Arm, plan_arms
-from gtvbench.bench.cohort import Cohort, open_cohort
+from gtvbench.bench.cohort import Cohort, open_cohort, require_enough
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.digest import digest_file, digest_json
-from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, BenchError, DataError, DigestError
+from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, DataError, DigestError
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.prompts import Prompts, policy_from
+from gtvbench.bench.core.split import SUBSETS
 from gtvbench.bench.engines import Event, run_arm
 from gtvbench.bench.pictures import PictureSteps
-from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of, publish_case
+from gtvbench.bench.preparation import Prepared, load_prepared, prepare_key, prompts_of
+from gtvbench.bench.preparing import Crew, Result
+from gtvbench.bench.preparing_worker import Task
 from gtvbench.bench.privacy import Privacy, shareable_study
 from gtvbench.bench.private import write_private
 from gtvbench.bench.progress import LOGGER, Display
@@ -37,11 +41,13 @@ SCORE_VERSION = 1
 
 @dataclass
 class Outcome:
-    """How a run ended: the exit code, the report's path, and how many steps were computed rather than reused."""
+    """How a run ended: the exit code, the report's path, how many steps were computed rather than reused, and the
+    cases that were left out because they could not be prepared."""
 
     exit_code: int
     report: Path
     computed: dict[str, int]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass
@@ -58,20 +64,24 @@ class Run:
         self.store = Store(self.folder)
         self.computed = dict.fromkeys(("prepare", "fit", "predict", "score", "pictures", "report"), 0)
         self.failures: list[dict[str, Any]] = []
+        self.left_out: list[str] = []
 
     def execute(self) -> Outcome:
         """Do what is missing; raises BenchError on bad input before any arm starts."""
         from gtvbench.reports.page import build_report, report_version
 
         self.cohort: Cohort = open_cohort(self.study, self.base)
-        self.arms = plan_arms(self.study, self.base, self.cohort.modalities, self.chosen)
+        self.arms = plan_arms(self.study, self.base, self.cohort.modalities, self.chosen, self.cohort.split)
         self.privacy = Privacy(self.cohort.source, self.cohort.used, self.study, self.base)
         lock = self.store.open(self.study.study)
         try:
+            self._lock = lock
             write_private(self.folder, self.study, self.base)
             write_atomically(self.folder / "study.yaml", shareable_study(self.study, self.base))
-            results.write_json(self.cohort.split.as_dict(), self.folder / "split.json")
             self._prepare()
+            # As planned, by patient, and the cases of it that cannot be used.
+            split = {**self.cohort.split.as_dict(), "left_out": self.left_out_by_subset}
+            results.write_json(split, self.folder / "split.json")
             self._draw_prompts()
             self._draw_pictures()
             rows, records = [], []
@@ -87,42 +97,57 @@ class Run:
             report = self._report(build_report, report_version())
         finally:
             self.store.close()
-        failed = any(record["status"] == "failed" for record in records)
-        return Outcome(EXIT_FAILED_STEPS if failed else EXIT_COMPLETE, report, self.computed)
+        failed = any(record["status"] == "failed" for record in records) or self.left_out
+        code = EXIT_FAILED_STEPS if failed else EXIT_COMPLETE
+        return Outcome(code, report, self.computed, tuple(self.left_out))
 
     # ---- cases and prompts
 
     def _prepare(self) -> None:
-        self.prepared: dict[str, Prepared] = {}
-        errors: list[BenchError] = []
         cohort = self.cohort
-        with self.display.phase("Preparing patients", len(cohort.used)):
-            for entry in cohort.used:
-                key = prepare_key(entry.identity, cohort.modalities, cohort.structures)
-                prepared = load_prepared(self.store, key, entry.name)
-                if prepared is None:
-                    try:
-                        case = cohort.source.read(entry)
-                        publish_case(self.store, key, case, cohort.modalities, cohort.structures)
-                    except DataError as error:
-                        errors.append(error)
-                        continue
-                    self.computed["prepare"] += 1
-                    prepared = load_prepared(self.store, key, entry.name)
-                    assert prepared is not None
-                self.prepared[entry.name] = prepared
-                self.display.advance(entry.name)
-        if errors:
-            raise DataError(
-                f"{len(errors)} of {len(cohort.used)} cases cannot be used; nothing was trained or predicted\n"
-                + "\n".join(str(error) for error in errors),
-                remedy="correct them, or leave them out of the split; what is prepared is kept",
-            )
+        keys = {e.name: prepare_key(e.identity, cohort.modalities, cohort.structures) for e in cohort.used}
+        found = {name: load_prepared(self.store, key, name) for name, key in keys.items()}
+        tasks = [Task(e, keys[e.name]) for e in cohort.used if found[e.name] is None]
+        crew = Crew(cohort.job("prepare", self.study, self.base, self.folder), self.study.preparation, self._lock)
+        bad: dict[str, Result] = {}
+        with self.display.phase("Preparing patients", len(cohort.used)), closing(crew.results(tasks)) as results:
+            for name in [name for name, prepared in found.items() if prepared is not None]:
+                self.display.advance(name)
+            for result in results:
+                if result.error is not None:
+                    bad[result.case] = result
+                    LOGGER.warning("%s cannot be used: %s", result.case, result.error)
+                    self.display.advance()
+                    continue
+                self.computed["prepare"] += 1
+                found[result.case] = load_prepared(self.store, keys[result.case], result.case)
+                self.display.advance(result.case)
+        self._leave_out([bad[entry.name] for entry in cohort.used if entry.name in bad])
+        self.prepared: dict[str, Prepared] = {name: prepared for name, prepared in found.items() if prepared}
         if self.computed["prepare"]:
             metas = {name: prepared.meta for name, prepared in self.prepared.items()}
             lines = gathered_notes({name: meta["notes"] for name, meta in metas.items()})
             for line in lines + partial_coverage({name: meta["coverage"] for name, meta in metas.items()}):
                 LOGGER.warning("%s", line)
+
+    def _leave_out(self, bad: list[Result]) -> None:
+        """Go on without the cases that cannot be prepared, every arm alike; raise DataError where too few are left."""
+        self.left_out = [result.case for result in bad]
+        self.left_out_by_subset = {s: [c for c in self.cohort.cases(s) if c in self.left_out] for s in SUBSETS}
+        if not bad:
+            return
+        left, cohort = self.cohort.without(self.left_out), self.cohort
+        require_enough(cohort, left, [str(r.error) for r in bad], self.study.preparation.bad_patients == "stop")
+        self.cohort = left
+        for result in bad:
+            assert result.error is not None
+            # The message alone: file and remedy may hold paths, and this record may be shown to others.
+            facts = {"message": result.error.message}
+            self._record_failure("prepare", None, result.case, result.status or "crashed", facts)
+        LOGGER.warning(
+            "%d of %d cases are left out of the whole study, of every arm alike: %s. Correct them and run again.",
+            len(bad), len(cohort.used), ", ".join(self.left_out),
+        )  # fmt: skip
 
     def _draw_prompts(self) -> None:
         policy = policy_from(self.study.prompts.policy)
@@ -359,7 +384,8 @@ class Run:
             },
             "synthetic": self.cohort.source.synthetic,
             "structures": self.study.structures,
-            "subsets": self.cohort.split.as_dict(),
+            "subsets": self.cohort.used_subsets(),
+            "left_out": self.left_out_by_subset,
             "modalities": list(self.cohort.modalities),
             "coverage": {name: meta["coverage"] for name, meta in used.items()},
             "grid": {n: {"shape": m["grid"]["shape"], "spacing": m["grid"]["spacing"]} for n, m in used.items()},

@@ -121,6 +121,20 @@ class ReportOptions(_Model):
     faces: Literal["hide", "show"] = "hide"
 
 
+class PreparationOptions(_Model):
+    """How patients are prepared: how many at a time, in how much memory, and what a bad one means.
+
+    `workers` is a number of processes (1: none but the run's own), or `auto`: as many as the cores, the memory and the
+    patients left allow. `memory-gb` bounds what all of them may take together; `auto` is most of what is available.
+    `bad-patients`: a patient that cannot be prepared is left out of the whole study, of every arm alike (`leave-out`),
+    or nothing is trained or predicted (`stop`).
+    """
+
+    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    bad_patients: Literal["leave-out", "stop"] = "leave-out"
+
+
 class TimingOptions(_Model):
     """A case that takes longer than `case_timeout_s` to predict is stopped and counts as `timeout` (None: no limit)."""
 
@@ -170,6 +184,7 @@ class Study(_Model):
     scoring: ScoringOptions = ScoringOptions()
     statistics: StatisticsOptions = StatisticsOptions()
     timing: TimingOptions = TimingOptions()
+    preparation: PreparationOptions = PreparationOptions()
     report: ReportOptions = ReportOptions()
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     output: Path = Path("runs")

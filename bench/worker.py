@@ -100,7 +100,7 @@ def main() -> int:
         return 1
     events.send(
         "done",
-        peak_host_bytes=_peak_host_bytes(),
+        peak_host_bytes=peak_host_bytes(),
         peak_device_bytes=_peak_device_bytes(job["device"]),
         device=job["device"],
     )
@@ -303,7 +303,8 @@ def _synchroniser(device: str) -> Callable[[], None]:
     return synchronise
 
 
-def _peak_host_bytes() -> int:
+def peak_host_bytes() -> int:
+    """Largest memory that this process had resident so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

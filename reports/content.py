@@ -34,6 +34,7 @@ from gtvbench.reports.sections.ranking import ranking
 from gtvbench.reports.sections.time import time_figures
 from gtvbench.reports.sections.training import training
 from gtvbench.reports.text import listed, redact, redact_all
+from gtvbench.reports.words import left_out_words
 
 
 def content(run: Run, book: Book) -> dict[str, Any]:
@@ -116,6 +117,7 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "published_remark": published.remark(run, summary) if published.comparable(run.structures) else None,
         "citation": published.CITATION,
         "published_patients": published.PATIENTS,
+        "left_out": left_out_words(run),
         "coverage": _partial_coverage(run),
         "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
         "links": book.links(),

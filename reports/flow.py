@@ -57,7 +57,8 @@ class StructureFlow:
 class Flow:
     """`subsets`: patients of each non-empty set; `cases`: test cases with scores; `unscored`: test patients without.
 
-    `skipped` did not run; `silent` ran, or should have, and have no score.
+    `skipped` did not run; `silent` ran, or should have, and have no score. `left_out`: cases of each set that could
+    not be read and take no part; `subsets` does not count them.
     """
 
     subsets: tuple[tuple[str, int], ...]
@@ -66,6 +67,12 @@ class Flow:
     structures: tuple[StructureFlow, ...]
     skipped: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """Cases of all sets that were left out."""
+        return sum(count for _, count in self.left_out)
 
     @property
     def patients(self) -> int:
@@ -92,6 +99,7 @@ def flow(run: Run, wide: pd.DataFrame) -> Flow:
         tuple(structures),
         tuple(arm.name for arm in run.arms if arm.status == "skipped"),
         tuple(arm.name for arm in run.arms if arm.status != "skipped" and arm.name not in scored),
+        tuple((words, len(run.left_out[name])) for name, words in _SUBSETS.items() if run.left_out[name]),
     )
 
 
@@ -110,6 +118,9 @@ def reading(flow: Flow) -> str:
     """The flow in a sentence or two."""
     parts = [f"{count} {name}" for name, count in flow.subsets]
     text = f"{counted(flow.patients, 'patient')} ({listed(parts)}); " if parts else ""
+    if flow.lost:
+        left = listed([f"{count} {name}" for name, count in flow.left_out])
+        text += f"{flow.lost} more ({left}) could not be read and {_are(flow.lost)} left out; "
     if not flow.cases:
         return f"{text}nothing is scored yet."
     text += f"{counted(flow.cases, 'test case')} scored"
@@ -236,7 +247,9 @@ def _structure(axes: Axes, structure: StructureFlow, y: float) -> float:
 
 def _notes(flow: Flow) -> list[str]:
     found = [("Not run", flow.skipped), ("No score", flow.silent)]
-    return [_fit(f"{words}: {listed([visible(n) for n in names])}", _FIT_WIDE) for words, names in found if names]
+    lines = [_fit(f"{words}: {listed([visible(n) for n in names])}", _FIT_WIDE) for words, names in found if names]
+    lost = listed([f"{count} {name}" for name, count in flow.left_out])
+    return [*([_fit(f"Unreadable, left out: {lost}", _FIT_WIDE)] if lost else []), *lines]
 
 
 def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str) -> None:

@@ -152,9 +152,15 @@ class Run:
 
     @property
     def subsets(self) -> dict[str, list[str]]:
-        """Patients of the training, validation and test set."""
+        """Patients in use of the training, validation and test set; `left_out` has the others."""
         found: Mapping[str, Any] = self.provenance.get("subsets") or {}
         return {subset: [str(p) for p in found.get(subset) or ()] for subset in ("train", "validation", "test")}
+
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Cases of each set that could not be prepared and take no part, in any arm."""
+        found: Mapping[str, Any] = self.provenance.get("left_out") or {}
+        return {subset: [str(c) for c in found.get(subset) or ()] for subset in ("train", "validation", "test")}
 
     @property
     def crop_margin_mm(self) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ from gtvbench.reports.statistics.paired import EXACT_RANKS, smallest_p
 from gtvbench.reports.statistics.ranking import SCHEMES
 from gtvbench.reports.tables import PRIMARY_SCOPE, SECONDARY_SCOPE, of_scope
 from gtvbench.reports.text import counted, finite, listed
-from gtvbench.reports.words import LITEMEDSAM, NNUNET, active, cite, mapping, named, names, of_kinds
+from gtvbench.reports.words import LITEMEDSAM, NNUNET, active, cite, left_out_words, mapping, named, names, of_kinds
 
 _SCHEME_WORDS = {
     "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank",
@@ -285,6 +285,9 @@ def _oracle(run: Run) -> list[str]:
 
 def _failures(run: Run, wide: pd.DataFrame) -> list[str]:
     said = []
+    lost = left_out_words(run)
+    if lost:
+        said.append(f"Patients who could not be read took no part, {lost}: the others may be a selection.")
     failed = [arm for arm in run.arms if arm.status == "failed"]
     if failed:
         said.append(f"Steps of {names(failed)} failed.")

@@ -23,7 +23,18 @@ from gtvbench.bench.core.prompts import policy_from
 from gtvbench.reports.load import Run
 from gtvbench.reports.tables import presence
 from gtvbench.reports.text import counted, finite, listed
-from gtvbench.reports.words import DIGEST_DIGITS, LITEMEDSAM, active, cite, mapping, named, names, of_kinds, span
+from gtvbench.reports.words import (
+    DIGEST_DIGITS,
+    LITEMEDSAM,
+    active,
+    cite,
+    left_out_words,
+    mapping,
+    named,
+    names,
+    of_kinds,
+    span,
+)
 
 #: Sources that bring every modality to the grid of the reference image (datasets/resample.py).
 _RESAMPLED = ("folders", "nnunet-raw")
@@ -43,6 +54,9 @@ def patients(run: Run, wide: pd.DataFrame) -> list[str]:
     if total:
         parts = listed([f"{len(subsets[key])} {words}" for key, words in _SUBSETS.items() if subsets[key]])
         said.append(f"{counted(total, 'patient')} were split by patient{_way(run)}: {parts}{_digest(run, 'split')}.")
+    lost = left_out_words(run)
+    if lost:
+        said.append(f"A further {lost} could not be read and took no part.")
     names_of = listed([named(s) for s in run.structures])
     if names_of:
         found = [

@@ -19,6 +19,7 @@ from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import PRIMARY_SCOPE, order_changes
 from gtvbench.reports.text import counted, equals, finite, listed, number, percent, redact, signed
+from gtvbench.reports.words import SETS, left_out_words
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -50,6 +51,7 @@ def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]
             )
         )
     found += [Banner(n.kind, n.label, n.text, n.names) for n in run.notices]
+    found += _left_out(run)
     margin = run.crop_margin_mm
     if margin is not None:
         found.append(
@@ -75,6 +77,21 @@ def banners(run: Run, wide: pd.DataFrame, summary: pd.DataFrame) -> list[Banner]
             )
         )
     return found
+
+
+def _left_out(run: Run) -> list[Banner]:
+    lost = left_out_words(run)
+    if not lost:
+        return []
+    subsets = {case: SETS[subset] for subset, cases in run.left_out.items() for case in cases}
+    reasons = {str(f.get("case")): str(f.get("message") or "") for f in run.failures if f.get("step") == "prepare"}
+    told = [(f"{case} ({words})", reasons.get(case)) for case, words in subsets.items()]
+    text = (
+        f"Of {counted(len(subsets) + sum(map(len, run.subsets.values())), 'patient')} found, {lost} could not be read "
+        "and took no part, in any arm. The scores say nothing about them: if what made them unreadable has to do with "
+        "the patient, the others are a selection."
+    )
+    return [Banner("left-out", "Patients left out", text, _by_reason(told))]
 
 
 def _about_arms(run: Run) -> list[Banner]:
@@ -138,6 +155,8 @@ def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
         f"The test set has {each}. Below {MIN_FOR_A_TEST} pairs a signed-rank test cannot reach p < .05 whatever the "
         "scores are, and SDs and quartiles are rough."
     )
+    if max(counts.values()) == 1 and len(counts) == len(patients):
+        text = f"The test set has {each}. One patient has no spread, no interval and no test: the scores are its alone."
     return [Banner("few", "Few patients", text)]
 
 
@@ -156,6 +175,8 @@ def contrast_reading(differences: pd.DataFrame, structure: str) -> str:
             f". A few patients, such as failed cases with their penalty, move the mean of {pairs} to the other side of "
             "zero than the typical difference (Hodges-Lehmann), which p is about"
         )
+    if n == 1:
+        return f"{text}. One patient allows no test and no interval."
     least = smallest_p(n)
     if least > LEVEL:
         return f"{text}. So few patients could never reach p < .05, so no p is printed; look at the intervals."

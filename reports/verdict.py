@@ -60,7 +60,7 @@ def verdicts(
             continue
         chosen = differences[differences["structure"] == structure]
         record = next((r for r in ranked if r["structure"] == structure and r["metric"] == "dsc"), None)
-        points = [_patients(part[best[0]], present, scored)]
+        points = [_patients(part[best[0]], present, scored, len(run.left_out["test"]))]
         points += _lead(part, best, chosen)
         points += _tests(part, best, chosen)
         points += _ranking(best, record)
@@ -72,12 +72,14 @@ def verdicts(
     return found
 
 
-def _patients(top: Mapping[Any, Any], present: int, scored: int) -> Point:
+def _patients(top: Mapping[Any, Any], present: int, scored: int, lost: int) -> Point:
     low, high = top.get("dsc_low"), top.get("dsc_high")
     ci = f"95 % CI {number(low, 3)} to {number(high, 3)}, " if finite(low) and finite(high) else ""
     spread = f"SD {number(top['dsc_sd'], 3)}, " if finite(top["dsc_sd"]) else ""
     failed = f", {int(top['failed'])} failed" if int(top["failed"]) else ""
     text = f"{ci}{spread}{present} of {counted(scored, 'test case')} {have(present)} this structure{failed}."
+    if lost:
+        text += f" {counted(lost, 'more test case')} could not be read and {'is' if lost == 1 else 'are'} left out."
     return Point("Mean", text)
 
 
@@ -122,6 +124,8 @@ def _size(row: Mapping[str, Any], p: float, reachable: bool) -> str:
     if row["p_equivalence"] < LEVEL:
         lead = "more than chance, but" if real else "no difference is shown, and it"
         return f"{lead} lies within {margin}: in DSC the two are practically the same"
+    if int(row["n"]) == 1:
+        return "one patient has no interval and no test, and says nothing of others"
     if not reachable:
         if known and row["low"] > row["margin"]:
             return f"the whole interval lies beyond {margin}, though so few patients cannot reach p < .05 after Holm"
@@ -156,6 +160,8 @@ def _tests(part: Mapping[str, Any], best: Sequence[str], chosen: pd.DataFrame) -
         return []
     if not reach["all"] and not (len(planned) and reach["planned"]):
         what = listed([counted(len(planned), "planned difference")] * bool(len(planned)) + [counted(pairs, "pair")])
+        if n == 1:
+            return [Point("Tests", "None: the scores are those of one patient, without an interval.")]
         text = f"With {counted(n, 'patient')}, none of {what} can reach p < .05 after Holm, whatever the scores are"
         return [Point("Tests", f"{text}; look at the intervals.")]
     found = [_planned(planned, reach["planned"])] if len(planned) else []

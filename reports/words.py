@@ -67,3 +67,13 @@ def numeral(options: Mapping[str, Any], key: str) -> str | None:
     """An option as a number in words, or None where it is not recorded."""
     value = options.get(key)
     return f"{value:g}" if finite(value) else None
+
+
+SETS = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def left_out_words(run: Run) -> str:
+    """How many cases of which set were left out, in words; empty where none was."""
+    parts = [f"{len(cases)} {SETS[subset]}" for subset, cases in run.left_out.items() if cases]
+    total = sum(map(len, run.left_out.values()))
+    return f"{total} ({listed(parts)})" if parts else ""

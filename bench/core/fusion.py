@@ -39,7 +39,9 @@ def display_range(modality: str, volume: npt.NDArray[np.floating]) -> tuple[floa
         return PET_RANGE_SUV
     if modality in MR:
         positive = volume[volume > 0]
-        return (0.0, float(np.percentile(positive, MR_PERCENTILE))) if positive.size else (0.0, 1.0)
+        if not positive.size:
+            return 0.0, 1.0
+        return 0.0, float(np.percentile(positive, MR_PERCENTILE, overwrite_input=True))  # spares a copy
     raise StudyError(f"unknown modality {modality!r}", remedy=f"use one of {', '.join(MODALITIES)}")
 
 
