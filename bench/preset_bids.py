@@ -6,6 +6,7 @@ Names: BIDS specification 1.9, common principles (entities, suffixes) and deriva
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.bench.nifti import read_volume
-from gtvbench.bench.preset_models import Found, Preset, exclude_text, safe_name, yaml_text
+from gtvbench.bench.preset_models import Found, Preset, exclude_text, safe_name
 from gtvbench.datasets.patterns import listed
 
 _SUFFIXES = {"T1w": "T1w", "T2w": "T2w", "pet": "PET", "ct": "CT"}
@@ -83,11 +84,11 @@ def look_for_bids(known: Preset, path: Path, variant: str | None) -> Found:
         "source: files          # {case} is a "
         + ("session of a subject; the split is by subject" if with_sessions else "subject"),
         "path: ${path}${exclude}",
-        f"case-regex: {yaml_text(_SUBJECT + _SESSION if with_sessions else _SUBJECT)}",
-        f'patient-regex: "^({_SUBJECT})"',
+        f"case-regex: {json.dumps(_SUBJECT + _SESSION if with_sessions else _SUBJECT)}",
+        f"patient-regex: {json.dumps(f'^({_SUBJECT})')}",
         f"reference-modality: {reference}",
         "images:",
-        *(f"  {m}: {yaml_text(files[0].pattern)}" for m, files in present.items()),
+        *(f"  {m}: {json.dumps(files[0].pattern)}" for m, files in present.items()),
         "masks:                 # the first wins where they overlap",
         *entries,
     ]
@@ -150,7 +151,7 @@ def _meanings(masks: Sequence[_File], path: Path, known: Preset) -> tuple[list[s
             optional = {f.case for f in files} < cases
             structures[safe_name(label)] = value
             more = ", optional: true" if optional else ""
-            entries.append(f"  - {{file: {yaml_text(files[0].pattern)}, structure: {safe_name(label)}{more}}}")
+            entries.append(f"  - {{file: {json.dumps(files[0].pattern)}, structure: {safe_name(label)}{more}}}")
             needed.append(files)
         # A case that has one of the structures is whole; one that has none cannot be scored.
         return entries, structures, [[f for files in needed for f in files]]
@@ -158,10 +159,10 @@ def _meanings(masks: Sequence[_File], path: Path, known: Preset) -> tuple[list[s
     if segmented:
         labels = _table(segmented) or _values(segmented, path, known)
         text = ", ".join(f"{value}: {name}" for value, name in labels.items())
-        entry = f"  - {{file: {yaml_text(segmented[0].pattern)}, labels: {{{text}}}}}"
+        entry = f"  - {{file: {json.dumps(segmented[0].pattern)}, labels: {{{text}}}}}"
         return [entry], {name: value for value, name in labels.items()}, [segmented]
     plain = _commonest([f for f in masks if f.suffix == "mask"])
-    return [f"  - {{file: {yaml_text(plain[0].pattern)}, structure: GTV}}"], {"GTV": 1}, [plain]
+    return [f"  - {{file: {json.dumps(plain[0].pattern)}, structure: GTV}}"], {"GTV": 1}, [plain]
 
 
 def _table(masks: Sequence[_File]) -> dict[int, str]:
