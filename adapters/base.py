@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.errors import BenchError
-from gtvbench.bench.core.fusion import FUSIONS
+from gtvbench.bench.core.fusion import STUDY_FUSIONS
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.timing import Clock as Clock
@@ -40,7 +40,7 @@ class Needs:
 
     trains: bool = False
     prompts: tuple[str, ...] = ()
-    fusions: tuple[str, ...] = tuple(FUSIONS)
+    fusions: tuple[str, ...] = STUDY_FUSIONS
     weights: str | None = None
     dimensions: int = 2
     settings: tuple[str, ...] = ()

@@ -187,10 +187,12 @@ def score(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[Literal["methods", "datasets", "fusions", "prompts"], typer.Argument(help="What to list.")],
+    what: Annotated[
+        Literal["methods", "datasets", "presets", "fusions", "prompts"], typer.Argument(help="What to list.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """List methods, dataset sources, fusions or prompt policies."""
+    """List methods, dataset sources, presets of public data sets, fusions or prompt policies."""
     rows = _listing(what)
     if as_json:
         typer.echo(json.dumps(rows))
@@ -299,6 +301,10 @@ def _listing(what: str) -> list[dict[str, Any]]:
             {"name": "fixed-margin(MM)", "box": "tight box + the same margin on every side"},
             {"name": "tight", "box": "the tight box of the instance"},
         ]
+    if what == "presets":
+        from gtvbench.bench.presets import listing
+
+        return [dict(row) for row in listing()]
     if what == "datasets":
         points = registry.registered(registry.SOURCES)
         return [{"name": n, "description": registry.load(registry.SOURCES, n).description} for n in points]

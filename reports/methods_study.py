@@ -167,13 +167,14 @@ def _fusions(run: Run, modalities: list[str]) -> list[str]:
     used = [name for name in FUSIONS if any(arm.fusion == name for arm in active(run))]
     said = []
     for name in used:
-        channels = [listed([m for m in wanted if m in modalities]) or "CT" for wanted in FUSIONS[name].channels]
+        channels = [listed(names) for names in FUSIONS[name].present(modalities)]
+        channels = [f"the mean of {c}" if " and " in c else c for c in channels]
         if not any(arm.fusion == name for arm in of_kinds(run, LITEMEDSAM)):
             continue
         if len(set(channels)) == 1:
             said.append(f"In {name} images all three colour channels are {channels[0]}.")
             continue
-        red, green, blue = (f"the mean of {c}" if " and " in c else c for c in channels)
+        red, green, blue = channels
         said.append(f"In {name} images the red channel is {red}, the green {green} and the blue {blue}.")
     return said
 

@@ -230,8 +230,10 @@ def _views(modalities: Sequence[str]) -> list[dict[str, Any]]:
     ]
     for fusion in FUSIONS.values():
         used = fusion.modalities(modalities)
+        if "CT" in modalities and not fusion.reads_ct:
+            continue  # made for data without CT
         if len(used) > 1 and fusion.unavailable(modalities) is None:
-            channels = [[m for m in names if m in used] or ["CT"] for names in fusion.channels]
+            channels = fusion.present(modalities)
             letters = (
                 f"{c} = {' and '.join(names)}" for c, names in zip(("red", "green", "blue"), channels, strict=True)
             )

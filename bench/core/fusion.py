@@ -70,11 +70,22 @@ class Fusion:
 
     def unavailable(self, available: Sequence[str]) -> str | None:
         """Why this fusion cannot be made of the modalities available, or None where it can."""
+        if not self.reads_ct:
+            return None if self.modalities(available) else "the data have no MR"
         if "CT" not in available:
             return "the data have no CT"
         if self.name != "ct-only" and not set(self.modalities(available)) - {"CT"}:
             return "the data have no modality beside CT, so the fusion would equal ct-only"
         return None
+
+    @property
+    def reads_ct(self) -> bool:
+        """Whether CT is among the modalities that make this fusion."""
+        return any("CT" in names for names in self.channels)
+
+    def present(self, available: Sequence[str]) -> list[list[str]]:
+        """For R, G and B the modalities available whose mean fills the channel; one of which none exists repeats CT."""
+        return [[name for name in names if name in available] or ["CT"] for names in self.channels]
 
     def fuse(self, planes: Mapping[str, UInt8]) -> UInt8:
         """Three channels (..., 3) of uint8 planes (..., ) that share a shape, keyed by modality.
@@ -82,15 +93,15 @@ class Fusion:
         A channel takes the mean of those of its modalities that exist (so with one MR missing, B is the other);
         a channel of which none exists repeats CT.
         """
-        ct = planes["CT"]
-        out = np.empty((*ct.shape, 3), np.uint8)
-        for index, names in enumerate(self.channels):
-            present = [planes[name] for name in names if name in planes]
-            if len(present) > 1:
-                total = np.sum([p.astype(np.uint16) for p in present], axis=0, dtype=np.uint16)
-                out[..., index] = (total + len(present) // 2) // len(present)
+        shape = next(iter(planes.values())).shape
+        out = np.empty((*shape, 3), np.uint8)
+        for index, names in enumerate(self.present(tuple(planes))):
+            found = [planes[name] for name in names]
+            if len(found) > 1:
+                total = np.sum([p.astype(np.uint16) for p in found], axis=0, dtype=np.uint16)
+                out[..., index] = (total + len(found) // 2) // len(found)
             else:
-                out[..., index] = present[0] if present else ct
+                out[..., index] = found[0]
         return out
 
 
@@ -99,8 +110,13 @@ FUSIONS: Mapping[str, Fusion] = {
     for fusion in (
         Fusion("ct-only", (("CT",), ("CT",), ("CT",)), "CT in all three channels"),
         Fusion("multimodal", (("CT",), ("PET",), MR), "R = CT, G = PET, B = mean of T1w and T2w"),
+        Fusion("mr-only", (MR, MR, MR), "the mean of T1w and T2w, or the one there is, in all three channels"),
     )
 }
+
+#: The fusions of the study; a method that does not say otherwise has these. Where the data can serve none of them (no
+#: CT), it gets those that they can.
+STUDY_FUSIONS = ("ct-only", "multimodal")
 
 #: Stands for the fusion of a method that does not look at images.
 NO_FUSION = "none"
