@@ -44,8 +44,8 @@ class DicomOptions(SourceOptions):
 
     `path`: a folder, searched to its leaves; names of files and folders tell nothing. `private-folder`: where the key
     of the pseudonyms and the index of headers are kept (relative to the study file), for their owner's eyes alone, and
-    never inside `path` or a run folder. `series`: a rule for each modality (see SeriesRule); modalities that are not named
-    are taken by the default rule, `null` leaves one out. `structure-set`: see StructureRule. `names`: patterns of
+    never inside `path` or a run folder. `series`: a rule for each modality (see SeriesRule); modalities not named are
+    taken by the default rule, `null` leaves one out. `structure-set`: see StructureRule. `names`: patterns of
     structure names by structure of the study (see names.py). `overlap`: who keeps voxels that two structures claim:
     the `earlier` of `names` (then of the study), the `smaller` structure, or nobody (`error`). `patients`: exceptions
     by pseudonym; `exclude`: pseudonyms left out. `reference-modality` carries the grid. `crop`: see CropOptions.
