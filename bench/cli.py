@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gtvbench.bench import cli_data, cli_export, cli_privacy
+from gtvbench.bench import cli_data, cli_export, cli_privacy, cli_scan
 from gtvbench.bench.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_STEPS,
@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Benchmark tumour segmenters: same patients, split, fusion and prompts; scores, timing and a report.",
 )
 app.command()(cli_data.init)
+app.command()(cli_scan.scan)
 app.add_typer(cli_export.export, name="export")
 app.command()(cli_privacy.privacy)
 _out = Console(soft_wrap=True)

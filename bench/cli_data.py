@@ -42,20 +42,21 @@ def init(
             raise StudyError("--variant and --out go with --preset", remedy="see 'bench init --list-presets'")
         from importlib.resources import files
 
-        _write(path, (files("gtvbench.bench.studies") / "template.yaml").read_text(), force)
+        write_new(path, (files("gtvbench.bench.studies") / "template.yaml").read_text(), force)
         typer.echo(f"{path}: edit it, then 'bench check {path}' and 'bench run {path}'")
         return
     from gtvbench.bench.presets import write_study
 
     target = out or Path("study.yaml")
     text, lines = write_study(preset, path, target, variant)
-    _write(target, text, force)
+    write_new(target, text, force)
     for line in lines:
         typer.echo(line)
     typer.echo(f"{target}: look at it, then 'bench check {target}' and 'bench run {target}'")
 
 
-def _write(path: Path, text: str, force: bool) -> None:
+def write_new(path: Path, text: str, force: bool) -> None:
+    """Write a study file; raises StudyError where there is one already and `force` is not set."""
     if path.exists() and not force:
         raise StudyError("the file exists", file=path, remedy="choose another name, or --force")
     try:

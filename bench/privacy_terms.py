@@ -147,7 +147,7 @@ def _of_value(keyword: str, vr: str, text: str) -> Iterator[Term]:
         yield Term("id", text)
     elif keyword in _PLACES and _long(text):
         yield Term("place", text)
-    elif keyword in _TEXTS and len(words_of(text)) > 1:
+    elif keyword in _TEXTS and len(words_of(text)) > 1 and not _COMMON.issuperset(words_of(text.lower())):
         yield Term("text", text)
 
 
