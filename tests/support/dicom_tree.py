@@ -59,10 +59,10 @@ def write_tree(
     if decoys:
         whole = (folder / "0" / "IM000000").read_bytes()
         (folder / "cut").mkdir()
-        (folder / "cut" / "IM999999").write_bytes(whole[:700])
+        (folder / "cut" / "IM999999").write_bytes(whole[: whole.index(b"Lindenallee") + 5])
         (folder / "read me.txt").write_text("exported for the study")
         (folder / "DICOMDIR").write_bytes(whole)
-        (folder / ".hidden").write_bytes(whole)
+        (folder / ".DS_Store").write_bytes(whole)
     return found
 
 

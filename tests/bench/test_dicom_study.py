@@ -1,0 +1,140 @@
+"""From DICOM folders to scores, as a user goes: scan, check, run; against the same patients as NIfTI files."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from dicom_tree import Written, write_tree
+from typer.testing import CliRunner, Result
+
+from gtvbench.bench.cli import app
+from gtvbench.bench.core.cases import SourceCase
+from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.nifti import write_volume
+from gtvbench.bench.privacy_search import search_run
+from gtvbench.bench.privacy_terms import dicom_terms, path_terms
+from gtvbench.datasets.dicom.pseudonyms import Pseudonyms
+from gtvbench.datasets.phantom import Phantom, PhantomOptions
+
+ARMS = "box-fill,box-ellipse,litemedsam-zero-shot"
+ZERO_SHOT = "methods.litemedsam-zero-shot={weights: demo, image-size: 64, fusions: [multimodal]}"
+FILES = {"CT": "ct", "PET": "pet", "T1w": "t1", "T2w": "t2"}
+
+
+def bench(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def phantoms() -> list[SourceCase]:
+    options = PhantomOptions(patients=2, shape=(16, 48, 48), spacing=(6.0, 4.0, 4.0))
+    source = Phantom(options, Path(), structures_from({"GTV-T": 1, "GTV-N": 2}), 0)
+    return [source.read(entry) for entry in source.entries()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clinic")
+
+
+@pytest.fixture(scope="module")
+def tree(place: Path, phantoms: list[SourceCase]) -> dict[str, Written]:
+    return write_tree(place / "archive", phantoms, {1: "GTVp", 2: "GTVn"})
+
+
+@pytest.fixture(scope="module")
+def dicom_run(place: Path, tree: dict[str, Written]) -> Path:
+    """Scan, check and run, without a change to the study file that the scan wrote."""
+    study = place / "study.yaml"
+    scanned = bench("scan", place / "archive", "--out", study, "--name", "clinic")
+    assert scanned.exit_code == 0, scanned.output
+    checked = bench("check", study, "--set", ZERO_SHOT, "--log", "quiet")
+    assert checked.exit_code == 0, checked.output
+    assert "ready: 2 patients, 0 errors" in checked.output
+    ran = bench("run", study, "--methods", ARMS, "--set", ZERO_SHOT, "--out", place / "run", "--log", "quiet")
+    assert ran.exit_code == 0, ran.output
+    return place / "run"
+
+
+def test_the_scan_tells_what_is_there_and_what_becomes_of_it(place: Path, dicom_run: Path) -> None:
+    told = bench("scan", place / "archive", "--out", place / "again.yaml", "--patients").output
+    assert "2 patients, 2 studies a patient" in told
+    assert "1 DICOM files cannot be read" in told
+    assert "1 files are not DICOM" in told
+    for remark in ("not attenuation-corrected", "projection", "localizer"):
+        assert remark in told
+    assert "RTDOSE in 2 patients" in told
+    draft = yaml.safe_load((place / "again.yaml").read_text())
+    assert draft["structures"] == {"GTV-T": 1, "GTV-N": 2}
+    assert draft["split"] == {"counts": {"test": 2}}
+
+
+def test_scores_are_those_of_the_same_patients_as_nifti(
+    place: Path, dicom_run: Path, tree: dict[str, Written], phantoms: list[SourceCase]
+) -> None:
+    key = Pseudonyms.open(place / "gtvbench-private" / "pseudonyms.json")
+    for case in phantoms:
+        folder = place / "nifti" / key.of(tree[case.name].person.identity)
+        for modality, array in case.images.items():
+            write_volume(array, case.grid, folder / f"{FILES[modality]}.nii.gz")
+        write_volume(case.label, case.grid, folder / "gtv.nii.gz")
+    study = yaml.safe_load((place / "study.yaml").read_text())
+    study["dataset"] = {
+        "source": "folders", "path": "nifti", "images": {m: f"{name}.nii.gz" for m, name in FILES.items()},
+        "masks": [{"file": "gtv.nii.gz"}],
+    }  # fmt: skip
+    (place / "nifti.yaml").write_text(yaml.safe_dump(study))
+    ran = bench("run", place / "nifti.yaml", "--methods", ARMS, "--set", ZERO_SHOT, "--out", place / "run2",
+                "--log", "quiet")  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    prompts = [pd.read_parquet(run / "prompts.parquet") for run in (dicom_run, place / "run2")]
+    pd.testing.assert_frame_equal(prompts[0], prompts[1])
+    keys = ["arm", "case", "structure", "scope", "metric"]
+    one, other = (
+        pd.read_parquet(run / "scores.parquet").set_index(keys)["value"] for run in (dicom_run, place / "run2")
+    )
+    assert one.index.sort_values().equals(other.index.sort_values())
+    difference = (one - other.reindex(one.index)).abs()
+    boxes = difference[difference.index.get_level_values("arm").str.startswith("box-")]
+    assert boxes.max() == 0  # no image enters, and the label maps are equal
+    dsc = difference[difference.index.get_level_values("metric") == "dsc"]
+    assert dsc.max() < 0.02  # CT rounded to whole HU
+
+
+def test_nothing_of_the_patients_is_in_what_may_be_shared(
+    place: Path, dicom_run: Path, tree: dict[str, Written]
+) -> None:
+    terms = dicom_terms(place / "archive") | path_terms([place / "archive"])
+    kinds = {term.kind for term in terms}
+    assert {"name", "id", "date", "uid", "path"} <= kinds
+    assert search_run(dicom_run, terms) == []
+    searched = bench("privacy", dicom_run, "--study", place / "study.yaml")
+    assert searched.exit_code == 0, searched.output
+    # And without the project's own search, in what lies there as plain text.
+    people = [written.person for written in tree.values()]
+    values = [v for p in people for v in (p.name.split("^")[0], p.identity, p.uid("planning"), f"{p.birth:%Y%m%d}")]
+    values.append(str(place / "archive"))
+    for path in dicom_run.rglob("*"):
+        if path.suffix in {".json", ".yaml", ".csv", ".html", ".md", ".tex", ".svg"} and "private" not in path.parts:
+            text = path.read_text(errors="ignore")
+            assert not [value for value in values if value in text], path
+
+
+def test_a_bad_patient_is_a_row_that_tells_nothing_of_the_patient(
+    place: Path, dicom_run: Path, tree: dict[str, Written], phantoms: list[SourceCase], tmp_path: Path
+) -> None:
+    written = write_tree(tmp_path / "archive", phantoms, {1: "GTVp", 2: "GTVn"}, decoys=False, seed=5)
+    victim = written[phantoms[0].name].person
+    from pydicom import dcmread
+
+    for path in sorted((tmp_path / "archive").rglob("IM*")):
+        header = dcmread(path, stop_before_pixels=True)
+        if header.PatientID == victim.identity and header.Modality == "CT" and header.InstanceNumber == 7:
+            path.unlink()
+    assert bench("scan", tmp_path / "archive", "--out", tmp_path / "study.yaml").exit_code == 0
+    ran = bench("run", tmp_path / "study.yaml", "--methods", "box-fill", "--out", tmp_path / "run", "--log", "quiet")
+    assert ran.exit_code == 3, ran.output
+    failures = (tmp_path / "run" / "failures.json").read_text()
+    assert "slice(s) missing" in failures
+    assert search_run(tmp_path / "run", dicom_terms(tmp_path / "archive") | path_terms([tmp_path / "archive"])) == []
