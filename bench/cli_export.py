@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from gtvbench.bench.core.errors import EXIT_FAILED_STEPS
+
 export = typer.Typer(no_args_is_help=True, help="Write what a run prepared in the layout of another program.")
 
 
@@ -23,3 +25,66 @@ def export_nnunet(
     from gtvbench.bench.export import export_nnunet as write
 
     typer.echo(str(write(run_folder, out, number, boxes)))
+
+
+Out = Annotated[Path | None, typer.Option(help="Folder to write to. Default: RUN/private/dicom.", metavar="FOLDER")]
+Arms = Annotated[list[str] | None, typer.Option("--arm", help="An arm; may be repeated. Default: all.")]
+Cases = Annotated[list[str] | None, typer.Option("--case", help="A case; may be repeated. Default: the test set.")]
+Reference = Annotated[bool, typer.Option("--reference", help="Write the reference label map too.")]
+StudyFile = Annotated[Path | None, typer.Option("--study", help="Study file, where RUN/private was left behind.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
+
+
+@export.command(name="rtstruct")
+def export_rtstruct(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Out = None,
+    arm: Arms = None,
+    case: Cases = None,
+    reference: Reference = False,
+    study_file: StudyFile = None,
+    force: Force = False,
+) -> None:
+    """Write predictions as RTSTRUCT on the DICOM series they were made from.
+
+    The files name the patient. Exit codes: 0, 3 some could not be written, 2.
+    """
+    _dicom("rtstruct", run_folder, out, arm, case, reference, study_file, force)
+
+
+@export.command(name="seg")
+def export_seg(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Out = None,
+    arm: Arms = None,
+    case: Cases = None,
+    reference: Reference = False,
+    study_file: StudyFile = None,
+    force: Force = False,
+) -> None:
+    """Write predictions as DICOM SEG on the series they were made from.
+
+    The files name the patient. Exit codes: 0, 3 some could not be written, 2.
+    """
+    _dicom("seg", run_folder, out, arm, case, reference, study_file, force)
+
+
+def _dicom(
+    kind: str,
+    run: Path,
+    out: Path | None,
+    arms: list[str] | None,
+    cases: list[str] | None,
+    reference: bool,
+    study_file: Path | None,
+    force: bool,
+) -> None:
+    from gtvbench.bench.export_dicom import export_dicom
+
+    done = export_dicom(run, kind, out, arms or (), cases or (), reference, study_file, force)
+    for line in done.problems:
+        typer.echo(f"not written: {line}", err=True)
+    if done.files:
+        typer.echo("the files carry the patients' names and numbers: keep them as you keep the originals", err=True)
+        typer.echo(f"{len(done.files)} files below {done.files[0].parent.parent}")
+    raise typer.Exit(EXIT_FAILED_STEPS if done.problems else 0)

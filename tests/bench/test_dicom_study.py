@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -11,10 +12,12 @@ from typer.testing import CliRunner, Result
 from gtvbench.bench.cli import app
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.nifti import write_volume
+from gtvbench.bench.nifti import read_volume, write_volume
 from gtvbench.bench.privacy_search import search_run
 from gtvbench.bench.privacy_terms import dicom_terms, path_terms
+from gtvbench.datasets.dicom.contours import read_structures, roi_mask
 from gtvbench.datasets.dicom.pseudonyms import Pseudonyms
+from gtvbench.datasets.dicom.segmentation import read_segmentation, segment_mask
 from gtvbench.datasets.phantom import Phantom, PhantomOptions
 
 ARMS = "box-fill,box-ellipse,litemedsam-zero-shot"
@@ -138,3 +141,52 @@ def test_a_bad_patient_is_a_row_that_tells_nothing_of_the_patient(
     failures = (tmp_path / "run" / "failures.json").read_text()
     assert "slice(s) missing" in failures
     assert search_run(tmp_path / "run", dicom_terms(tmp_path / "archive") | path_terms([tmp_path / "archive"])) == []
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_exported_predictions_load_again_as_what_was_scored(
+    dicom_run: Path, tree: dict[str, Written], kind: str, tmp_path: Path
+) -> None:
+    done = bench("export", kind, dicom_run, "--reference", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    cases = sorted(path.name for path in (dicom_run / "cases").iterdir())
+    assert len(list((tmp_path / "out").glob("*/*.dcm"))) == len(cases) * 4  # three arms and the reference
+    assert bench("export", kind, dicom_run, "--out", tmp_path / "out").exit_code != 0  # nothing is overwritten
+    for case in cases:
+        reference = np.load(dicom_run / "references" / f"{case}.npy")
+        for name in ("box-ellipse", "reference"):
+            path = tmp_path / "out" / case / f"{name}.dcm"
+            prediction = dicom_run / "arms" / name / "predictions" / f"{case}.nii.gz"
+            volume = read_volume(prediction) if name != "reference" else None
+            label = reference if volume is None else volume.array
+            grid = next(
+                written.volumes["CT"].grid
+                for written in tree.values()
+                if written.volumes["CT"].grid.shape == label.shape
+            )
+            for structure, value in (("GTV-T", 1), ("GTV-N", 2)):
+                if kind == "rtstruct":
+                    read = read_structures(path)
+                    assert read.header.text("PatientID") in {written.person.identity for written in tree.values()}
+                    found = (
+                        roi_mask(read, structure, grid).array if read.roi(structure).contours else np.zeros(label.shape)
+                    )
+                else:
+                    both = read_segmentation(path)
+                    there = structure in {segment.label for segment in both.segments}
+                    found = segment_mask(both, structure, grid).array if there else np.zeros(label.shape)
+                np.testing.assert_array_equal(found > 0, label == value)
+
+
+def test_a_run_that_was_not_made_from_dicom_says_what_to_use_instead(place: Path, tmp_path: Path) -> None:
+    small = [
+        "--set",
+        "dataset={source: phantom, patients: 1, shape: [16, 48, 48]}",
+        "--set",
+        "split={counts: {test: 1}}",
+    ]
+    ran = bench("run", *small, "--methods", "box-fill", "--out", tmp_path / "run", "--log", "quiet")
+    assert ran.exit_code == 0, ran.output
+    refused = bench("export", "rtstruct", tmp_path / "run")
+    assert refused.exit_code != 0
+    assert "come from the source 'phantom'" in str(refused.exception)
