@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from gtvbench.bench.contours import outline
 from gtvbench.bench.core.digest import digest_array
@@ -131,7 +131,7 @@ def _general(subject: Subject, modality: str, sop_class: str, content: str) -> D
     for keyword in (*_PATIENT, *_STUDY):
         setattr(ds, keyword, first.get(keyword, ""))
     now = datetime.now()
-    ds.SOPClassUID, ds.SOPInstanceUID = sop_class, subject.uid(modality, content)
+    ds.SOPClassUID, ds.SOPInstanceUID = UID(sop_class), UID(subject.uid(modality, content))
     ds.Modality, ds.SeriesInstanceUID, ds.SeriesNumber = modality, subject.uid(modality), _number(subject)
     ds.SeriesDate, ds.SeriesTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     ds.SeriesDescription, ds.OperatorsName = subject.arm[:64], ""
@@ -139,7 +139,7 @@ def _general(subject: Subject, modality: str, sop_class: str, content: str) -> D
     ds.PositionReferenceIndicator = first.get("PositionReferenceIndicator", "")
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = sop_class
+    ds.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     return ds
 

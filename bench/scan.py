@@ -86,7 +86,7 @@ def series_rows(scan: Scan) -> list[tuple[str, ...]]:
             kind = kind_of(stack)
             text = stack.facts.description or stack.facts.protocol
             groups[kind.modality or "-", stack.facts.modality, text, kind.remark].append((case, stack))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (modality, role, text, remark), found in sorted(groups.items(), key=_order):
         sizes = [len(stack.files) for _, stack in found]
         gaps = [stack.gap for _, stack in found if stack.gap is not None]
@@ -120,7 +120,7 @@ def structure_rows(scan: Scan) -> list[tuple[str, ...]]:
 
 def patient_rows(scan: Scan) -> list[tuple[str, ...]]:
     """Every stack and structure set of every patient, with the short names that rules can use."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for case, patient in scan.patients.items():
         studies = {uid: number for number, uid in enumerate(patient.studies, 1)}
         for stack in patient.stacks:

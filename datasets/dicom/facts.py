@@ -72,7 +72,8 @@ class Facts:
         known = {field.name for field in fields(cls)}
         if not known.issuperset(record):
             raise ValueError("facts of another version")
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in record.items()}
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ def _one(found: Sequence[T], prefer: str | Sequence[str], case: str, modality: s
     left = list(found)
     for preference in _several(prefer):
         keys = [_ORDER[preference](item) for item in left]
-        best = min(keys) if preference == "earliest" else max(keys)  # type: ignore[type-var]
+        best = min(keys) if preference == "earliest" else max(keys)
         left = [item for item, key in zip(left, keys, strict=True) if key == best]
     if len(left) == 1:
         return left[0]
