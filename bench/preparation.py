@@ -81,6 +81,10 @@ def publish_case(
             write_volume(volume, case.grid, part / f"{modality}.nii")
             np.save(part / f"{modality}.uint8.npy", to_uint8(volume, low, high))
             digests[modality] = digest_array(volume)
+        for modality, record in case.registrations.items():
+            if record.transform is not None:
+                (part / "registration").mkdir(exist_ok=True)
+                (part / "registration" / f"{modality}.tfm").write_bytes(record.transform)
         label = np.ascontiguousarray(case.label, np.uint8)
         images_digest = digest_json({"grid": case.grid.as_dict(), "images": digests})
         meta = {
@@ -92,6 +96,7 @@ def publish_case(
             "modalities": [m for m in MODALITIES if m in modalities],
             "coverage": {m: float(case.coverage.get(m, 1.0)) for m in modalities},
             "notes": list(case.notes),
+            "registration": {modality: dict(record.facts) for modality, record in case.registrations.items()},
             "digest": images_digest,
         }
         (part / "case.json").write_text(json.dumps(meta, indent=1) + "\n")
@@ -108,7 +113,7 @@ def publish_case(
         ) from error
     publish_folder(part, final)
     publish_file(store.reference(case.name), lambda path: _save(path, label))
-    outputs = [*sorted(final.iterdir()), store.reference(case.name)]
+    outputs = [*sorted(path for path in final.rglob("*") if path.is_file()), store.reference(case.name)]
     store.finish(step, key, outputs, {"images_digest": images_digest, "reference_digest": digest_array(label)})
 
 

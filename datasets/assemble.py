@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from gtvbench.bench.core.cases import SourceCase
+from gtvbench.bench.core.cases import RegistrationRecord, SourceCase
 from gtvbench.bench.core.digest import generator_from
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.fusion import BACKGROUND, MODALITIES
@@ -21,6 +22,7 @@ from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.nifti import read_volume
 from gtvbench.datasets.base import SourceOptions
 from gtvbench.datasets.masks import MaskFile, merged_label
+from gtvbench.datasets.registration import RegistrationOptions, register
 from gtvbench.datasets.resample import canonicalised, image_to_grid
 
 #: Shares of the grid covered that round to the whole.
@@ -58,7 +60,12 @@ class CaseFiles:
     masks: Sequence[MaskFile]
 
 
-def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOptions | None = None) -> SourceCase:
+def assemble(
+    files: CaseFiles,
+    structures: Sequence[Structure],
+    crop: CropOptions | None = None,
+    registration: RegistrationOptions | None = None,
+) -> SourceCase:
     """Read a case onto the grid of its reference modality, in canonical orientation.
 
     Raises DataError, naming case and file, for unreadable files, NaN, unknown label values, and grids that have nothing
@@ -71,7 +78,7 @@ def assemble(files: CaseFiles, structures: Sequence[Structure], crop: CropOption
         {m: Part(path, partial(read_volume, path, files.name)) for m, path in files.images.items()},
         lambda grid: merged_label(files.masks, grid, structures, files.name),
     )
-    return put_together(parts, crop)
+    return put_together(parts, crop, registration)
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,13 @@ class CaseParts:
     label: Callable[[Grid], tuple[npt.NDArray[np.uint8], list[str]]]
 
 
-def put_together(case: CaseParts, crop: CropOptions | None = None) -> SourceCase:
+def put_together(
+    case: CaseParts, crop: CropOptions | None = None, registration: RegistrationOptions | None = None
+) -> SourceCase:
     """Bring the parts of a case to the grid of its reference modality, in canonical orientation.
 
-    One modality is held at a time beside the reference. Raises DataError as `assemble` does.
+    `registration`: modalities that are registered to the reference first (before any crop), except those that share
+    its frame of reference. One modality is held at a time beside the reference. Raises DataError as `assemble` does.
     """
     volume = case.parts[case.reference].read()
     original = volume.grid
@@ -117,6 +127,8 @@ def put_together(case: CaseParts, crop: CropOptions | None = None) -> SourceCase
             f"seed {crop.seed}"
         )
         grid = turn.apply_to_grid(original)
+    whole = turned
+    records: dict[str, RegistrationRecord] = {}
     images: dict[str, npt.NDArray[np.float32]] = {}
     coverage: dict[str, float] = {}
     for modality in (m for m in MODALITIES if m in case.parts):
@@ -124,11 +136,33 @@ def put_together(case: CaseParts, crop: CropOptions | None = None) -> SourceCase
             images[modality], coverage[modality] = np.ascontiguousarray(array, np.float32), 1.0
             continue
         part = case.parts[modality]
-        images[modality], share = image_to_grid(part.read(), grid, BACKGROUND[modality], case=case.name, file=part.file)
+        moving, transform = part.read(), None
+        if registration is not None and modality in registration.modalities:
+            transform, records[modality], told = _registered(case, modality, whole, moving, registration)
+            notes += told
+        images[modality], share = image_to_grid(
+            moving, grid, BACKGROUND[modality], case=case.name, file=part.file, transform=transform
+        )
         coverage[modality] = 1.0 if share > FULL_COVERAGE else share
     return SourceCase(
-        case.name, case.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes)
-    )
+        case.name, case.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes),
+        registrations=records,
+    )  # fmt: skip
+
+
+def _registered(
+    case: CaseParts, modality: str, fixed: Volume, moving: Volume, options: RegistrationOptions
+) -> tuple[Any, RegistrationRecord, list[str]]:
+    """The transform of a modality (None where it is not registered), what to record, and notes."""
+    part = case.parts[modality]
+    frame = case.parts[case.reference].frame_of_reference
+    if frame and part.frame_of_reference == frame and not options.force:
+        return None, RegistrationRecord({"status": "shared frame of reference"}), []
+    found = register(fixed, moving, options, fixed_is_ct=case.reference == "CT", case=case.name, file=part.file)
+    notes = [f"{modality}: {note}" for note in found.notes]
+    if not found.stages:
+        return None, RegistrationRecord({"status": "kept as the headers say", **found.facts()}), notes
+    return found.transform, RegistrationRecord({"status": "registered", **found.facts()}, found.as_file()), notes
 
 
 def crop_bounds(label: npt.NDArray[np.uint8], spacing: Sequence[float], crop: CropOptions, case: str) -> Bounds:

@@ -29,6 +29,7 @@ from gtvbench.datasets.assemble import (
 )
 from gtvbench.datasets.base import CaseEntry, SourceOptions
 from gtvbench.datasets.masks import MaskEntry, MaskFile, Meaning, meaning_of, merged_label
+from gtvbench.datasets.registration import RegistrationOptions
 
 _EXAMPLE = """dataset:
   source: folders
@@ -46,6 +47,7 @@ class FoldersOptions(SourceOptions):
     `reference-modality` carries the grid that everything else is brought to. `patient-regex`: where a patient has
     several folders, its first group finds the patient in the folder's name. `check-masks`: masks of the same structures
     drawn on other modalities; `bench check` warns of a DSC below `check-dsc`. `crop`: see CropOptions.
+    `registration`: see RegistrationOptions; without it headers are trusted.
     """
 
     path: str
@@ -58,6 +60,7 @@ class FoldersOptions(SourceOptions):
     check_dsc: float = Field(0.8, ge=0, le=1)
     patient_regex: str | None = None
     crop: CropOptions | None = None
+    registration: RegistrationOptions | None = None
 
     _regex = field_validator("patient_regex")(check_regex)
 
@@ -96,6 +99,8 @@ class Folders:
         """One case a folder; raises DataError where there is none, or none of them has the reference image or masks."""
         aside = {"path", "patients", "exclude", "check_masks", "check_dsc"}  # what changes no case
         settings = self._options.model_dump(mode="json", by_alias=True, exclude=aside)
+        if settings["registration"] is None:
+            del settings["registration"]  # what is not asked for changes no key
         folders = self._folders()
         self._require_somewhere(folders)
         found = []
@@ -126,7 +131,7 @@ class Folders:
         files = CaseFiles(
             entry.name, entry.patient, images, self._options.reference_modality, self._masks(folder, entry.name)
         )
-        case = assemble(files, self._structures, self._options.crop)
+        case = assemble(files, self._structures, self._options.crop, self._options.registration)
         absent = [f"no patient has a {m} image ({p})" for m, p in self._options.images.items() if m not in images]
         return replace(case, notes=(*case.notes, *absent))
 

@@ -34,18 +34,19 @@ def canonicalised(volume: Volume) -> tuple[Volume, Reorientation]:
 
 
 def image_to_grid(
-    volume: Volume, grid: Grid, background: float, *, case: str, file: Path
+    volume: Volume, grid: Grid, background: float, *, case: str, file: Path, transform: Any = None
 ) -> tuple[npt.NDArray[np.float32], float]:
     """The image on `grid` (canonical), float32 (z, y, x), and the share (0-1) of the grid that it covers.
 
-    A volume that lies on the grid already, whatever the order of its axes, is copied voxel by voxel. Raises DataError
-    where the image and the grid have nothing in common.
+    A volume that lies on the grid already, whatever the order of its axes, is copied voxel by voxel. `transform`
+    (SimpleITK) leads from the grid's points to the image's; None where they are the same. The image is interpolated
+    once. Raises DataError where the image and the grid have nothing in common.
     """
     turned, _ = canonicalised(volume)
-    if not turned.grid.differences(grid):
+    if transform is None and not turned.grid.differences(grid):
         return np.ascontiguousarray(turned.array, np.float32), 1.0
     array = _smoothed(np.asarray(turned.array, np.float32), turned.grid, grid)
-    found = _resampled(array, turned.grid, grid, sitk.sitkLinear, float("nan"))
+    found = _resampled(array, turned.grid, grid, sitk.sitkLinear, float("nan"), transform)
     outside = np.isnan(found)
     covered = 1.0 - np.count_nonzero(outside) / outside.size
     if covered == 0:
@@ -85,11 +86,13 @@ def overlap(source: Grid, target: Grid) -> bool:
     return False
 
 
-def _resampled(array: npt.NDArray[Any], source: Grid, target: Grid, interpolator: int, outside: float) -> Any:
+def _resampled(
+    array: npt.NDArray[Any], source: Grid, target: Grid, interpolator: int, outside: float, transform: Any = None
+) -> Any:
     moved = sitk.Resample(
         to_image(np.ascontiguousarray(array), source),
         target.shape[::-1],
-        sitk.Transform(3, sitk.sitkIdentity),
+        sitk.Transform(3, sitk.sitkIdentity) if transform is None else transform,
         interpolator,
         target.origin,
         target.spacing[::-1],

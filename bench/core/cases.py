@@ -24,12 +24,22 @@ from gtvbench.bench.core.prompts import Prompts
 
 
 @dataclass(frozen=True)
+class RegistrationRecord:
+    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/dicom.md), and the transform as the
+    content of an ITK transform file; None where nothing was done."""
+
+    facts: Mapping[str, Any]
+    transform: bytes | None = None
+
+
+@dataclass(frozen=True)
 class SourceCase:
     """One patient as a source delivers it: modalities and reference on the reference grid, canonical orientation.
 
     `images` holds float32 arrays (z, y, x) in HU, SUV and scanner units; `label` is uint8; `original` and
     `reorientation` lead predictions back to the file's own grid; `coverage` is the share of the grid that each
-    modality's field of view covers; `notes` are warnings for the user.
+    modality's field of view covers; `notes` are warnings for the user; `registrations` is by modality, empty where
+    headers were trusted.
     """
 
     name: str
@@ -41,6 +51,7 @@ class SourceCase:
     reorientation: Reorientation
     coverage: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    registrations: Mapping[str, RegistrationRecord] = field(default_factory=dict)
 
 
 #: Bytes before the voxels of an uncompressed NIfTI-1 file without extensions.

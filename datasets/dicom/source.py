@@ -26,6 +26,7 @@ from gtvbench.datasets.dicom.pseudonyms import Pseudonyms
 from gtvbench.datasets.dicom.rules import Choice, PatientRule, SeriesRule, StructureRule, candidates, choose
 from gtvbench.datasets.dicom.series import Series, read_series
 from gtvbench.datasets.dicom.suv import SuvOptions, suv_factor
+from gtvbench.datasets.registration import RegistrationOptions
 
 #: What scanners write outside their field of view (-2000, -3024) is no HU: the scale ends at air, 12 bits below water.
 LOWEST_HU = -1024.0
@@ -49,6 +50,7 @@ class DicomOptions(SourceOptions):
     structure names by structure of the study (see names.py). `overlap`: who keeps voxels that two structures claim:
     the `earlier` of `names` (then of the study), the `smaller` structure, or nobody (`error`). `patients`: exceptions
     by pseudonym; `exclude`: pseudonyms left out. `reference-modality` carries the grid. `crop`: see CropOptions.
+    `registration`: see RegistrationOptions; without it headers are trusted.
     """
 
     path: str
@@ -61,6 +63,7 @@ class DicomOptions(SourceOptions):
     exclude: tuple[str, ...] = ()
     reference_modality: str = "CT"
     crop: CropOptions | None = None
+    registration: RegistrationOptions | None = None
 
 
 class DicomSource:
@@ -124,7 +127,7 @@ class DicomSource:
         """One case a patient, under its pseudonym; a patient whose series cannot be chosen fails when it is read."""
         found = []
         settings = self._options.model_dump(
-            mode="json", by_alias=True, include={"overlap", "crop", "reference_modality"}
+            mode="json", by_alias=True, include={"overlap", "crop", "reference_modality", "registration"}
         )
         for case in self._patients:
             identity: dict[str, Any] = {"source": "dicom", "version": self.version, "options": settings}
@@ -194,7 +197,9 @@ class DicomSource:
             return np.ascontiguousarray(canonical(native[0]).apply(drawn)), told
 
         found = put_together(
-            CaseParts(case, entry.patient, self._options.reference_modality, parts, label), self._options.crop
+            CaseParts(case, entry.patient, self._options.reference_modality, parts, label),
+            self._options.crop,
+            self._options.registration,
         )
         return _with_notes(found, notes)
 
