@@ -32,7 +32,7 @@ CT_RANGE_HU = (-1000.0, 1000.0)
 MR_PERCENTILE = 99.5
 BINS = 50
 #: Voxels that the metric looks at, at each level; all where there are fewer.
-SAMPLES = 60_000
+SAMPLES, SPLINE_SAMPLES = 60_000, 20_000
 #: CT above this is body (HU); other images above a tenth of their 99.5th percentile.
 BODY_HU = -300.0
 #: Fewer voxels of the reference's body that the other image covers (share) are too few to register by.
@@ -185,10 +185,10 @@ def _method(body: Any) -> Any:
     return method
 
 
-def _sampling(reference: Any, shrinks: tuple[int, ...]) -> list[float]:
+def _sampling(reference: Any, shrinks: tuple[int, ...], samples: int) -> list[float]:
     """Share of voxels at each level of the pyramid."""
     voxels = reference.GetNumberOfPixels()
-    return [min(1.0, SAMPLES * shrink**3 / voxels) for shrink in shrinks]
+    return [min(1.0, samples * shrink**3 / voxels) for shrink in shrinks]
 
 
 def _similarity(reference: Any, body: Any, other: Any, transform: Any) -> float:
@@ -248,7 +248,7 @@ def _optimise_rigid(reference: Any, body: Any, other: Any, rigid: Any, seed: int
         learningRate=2.0, minStep=1e-4, numberOfIterations=300, relaxationFactor=0.7, gradientMagnitudeTolerance=1e-9
     )
     method.SetOptimizerScalesFromPhysicalShift()
-    method.SetMetricSamplingPercentagePerLevel(_sampling(reference, (4, 2, 1)), seed + 1)
+    method.SetMetricSamplingPercentagePerLevel(_sampling(reference, (4, 2, 1), SAMPLES), seed + 1)
     method.SetShrinkFactorsPerLevel([4, 2, 1])
     method.SetSmoothingSigmasPerLevel([4.0, 2.0, 1.0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
@@ -262,8 +262,8 @@ def _optimise_bspline(reference: Any, body: Any, other: Any, rigid: Any, options
     spline = sitk.BSplineTransformInitializer(reference, mesh, order=3)
     method = _method(body)
     method.SetOptimizerAsLBFGSB(gradientConvergenceTolerance=1e-5, numberOfIterations=40, maximumNumberOfCorrections=5,
-                                maximumNumberOfFunctionEvaluations=200, costFunctionConvergenceFactor=1e7)  # fmt: skip
-    method.SetMetricSamplingPercentagePerLevel(_sampling(reference, (2, 1)), options.seed + 1)
+                                maximumNumberOfFunctionEvaluations=100, costFunctionConvergenceFactor=1e7)  # fmt: skip
+    method.SetMetricSamplingPercentagePerLevel(_sampling(reference, (2, 1), SPLINE_SAMPLES), options.seed + 1)
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([2.0, 1.0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
