@@ -31,5 +31,5 @@ def test_a_study_of_t2w_alone_runs_and_its_report_speaks_of_no_ct(tmp_path: Path
     words = html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"(?s)<(script|style).*?</\1>", "", page)))
     assert "In mr-only images all three colour channels are T2w." in words
     assert "grid of the T2w" in words
-    assert "Modalities T2w" in re.sub(r"\s+", " ", words)
+    assert re.search(r"Modalities\s*T2w", words)
     assert "CT windowed" not in words
