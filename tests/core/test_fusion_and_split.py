@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gtvbench.bench.arms import _default_fusions
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.bench.core.fusion import FUSIONS, display_range, to_uint8
+from gtvbench.bench.core.fusion import FUSIONS, STUDY_FUSIONS, display_range, to_uint8
 from gtvbench.bench.core.split import (
     read_nnunet_splits,
     split_by_counts,
@@ -42,6 +43,30 @@ def test_multimodal_is_ct_pet_and_the_mean_of_both_mr() -> None:
     del planes["T2w"]
     assert FUSIONS["multimodal"].fuse(planes)[0, 0].tolist() == [10, 20, 30]
     assert FUSIONS["ct-only"].fuse(planes)[0, 0].tolist() == [10, 10, 10]
+
+
+def test_mr_only_is_the_mean_of_both_mr_or_the_one_there_is_in_all_channels() -> None:
+    planes = {m: np.full((2, 2), v, np.uint8) for m, v in (("PET", 20), ("T1w", 30), ("T2w", 51))}
+    assert FUSIONS["mr-only"].fuse(planes)[0, 0].tolist() == [41, 41, 41]
+    del planes["T1w"]
+    assert FUSIONS["mr-only"].fuse(planes)[0, 0].tolist() == [51, 51, 51]
+    assert FUSIONS["mr-only"].modalities(("PET", "T2w")) == ("T2w",)
+
+
+def test_every_fusion_says_why_data_cannot_serve_it() -> None:
+    assert {name: f.unavailable(("T2w",)) for name, f in FUSIONS.items()} == {
+        "ct-only": "the data have no CT",
+        "multimodal": "the data have no CT",
+        "mr-only": None,
+    }
+    assert FUSIONS["mr-only"].unavailable(("CT", "PET")) == "the data have no MR"
+
+
+def test_arms_of_data_with_ct_are_those_of_the_study_alone() -> None:
+    assert set(STUDY_FUSIONS) == {"ct-only", "multimodal"}
+    assert _default_fusions(STUDY_FUSIONS, ("CT", "PET", "T1w", "T2w")) == STUDY_FUSIONS
+    assert _default_fusions(("multimodal",), ("CT",)) == ("ct-only",)
+    assert _default_fusions(STUDY_FUSIONS, ("T1w",)) == ("mr-only",)
 
 
 def test_multimodal_without_a_second_modality_is_unavailable_with_its_reason() -> None:
