@@ -389,6 +389,7 @@ class Run:
             "modalities": list(self.cohort.modalities),
             "coverage": {name: meta["coverage"] for name, meta in used.items()},
             "grid": {n: {"shape": m["grid"]["shape"], "spacing": m["grid"]["spacing"]} for n, m in used.items()},
+            "registration": {n: meta["registration"] for n, meta in used.items() if meta.get("registration")},
             "notes": gathered_notes(self.privacy.notes({name: meta["notes"] for name, meta in used.items()})),
         }  # fmt: skip
 

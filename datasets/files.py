@@ -26,6 +26,7 @@ from gtvbench.datasets.assemble import (
 from gtvbench.datasets.base import CaseEntry, SourceOptions
 from gtvbench.datasets.masks import MaskEntry, MaskFile, meaning_of
 from gtvbench.datasets.patterns import CASE, cases_of, check_pattern, files_of, listed, near
+from gtvbench.datasets.registration import RegistrationOptions
 
 _EXAMPLE = """dataset:
   source: files
@@ -53,6 +54,7 @@ class FilesOptions(SourceOptions):
     patient_regex: str | None = None
     exclude: tuple[str, ...] = ()
     crop: CropOptions | None = None
+    registration: RegistrationOptions | None = None
 
     _regex = field_validator("patient_regex")(check_regex)
 
@@ -96,6 +98,8 @@ class Files:
         """A case for each file of the reference's pattern; raises DataError where there is none, or none has a mask."""
         settings = self._options.model_dump(mode="json", by_alias=True, exclude={"path", "exclude"})
         cases = self._cases()
+        if settings["registration"] is None:
+            del settings["registration"]  # what is not asked for changes no key
         self._require_masks(cases)
         found = []
         for case in cases:
@@ -121,7 +125,7 @@ class Files:
         """Read one case; raises DataError naming case, file and remedy."""
         images = {m: self._one(self._options.images[m], f"the {m} image", entry.name) for m in self.modalities()}
         files = CaseFiles(entry.name, entry.patient, images, self._options.reference_modality, self._masks(entry.name))
-        case = assemble(files, self._structures, self._options.crop)
+        case = assemble(files, self._structures, self._options.crop, self._options.registration)
         absent = [f"no case has a {m} image ({p})" for m, p in self._options.images.items() if m not in images]
         return replace(case, notes=(*case.notes, *absent))
 
