@@ -31,6 +31,7 @@ from gtvbench.reports.sections import volumes as volume_section
 from gtvbench.reports.sections.distributions import distributions
 from gtvbench.reports.sections.profiles import profiles
 from gtvbench.reports.sections.ranking import ranking
+from gtvbench.reports.sections.registration import registrations
 from gtvbench.reports.sections.time import time_figures
 from gtvbench.reports.sections.training import training
 from gtvbench.reports.text import listed, redact, redact_all
@@ -75,6 +76,7 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
         "caveats": prose.caveats(run, stability),
         "flow": _flow(run, wide, book),
+        "registrations": registrations(run, book),
         "presence": tables.presence(wide, run.structures),
         "prompts": _prompt_counts(run),
         "arms": layout.arms_table(run),

@@ -71,6 +71,7 @@ class ProvenanceShape(_Shape):
     scoring: dict[str, Any] | None = None
     modalities: list[str] | None = None
     notes: list[str] | None = None
+    registration: dict[str, dict[str, dict[str, Any]]] | None = None
 
 
 class StudyShape(_Shape):

@@ -1,0 +1,77 @@
+"""How MR came to the reference image: similarity before and after, motion and folding, from the run's provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from gtvbench.reports.book import Book
+from gtvbench.reports.layout import Cell, Table, row_of
+from gtvbench.reports.load import Run
+from gtvbench.reports.text import counted, number, percent
+
+#: Rows on the page: those that gained least, and those that fold; all are in registration.csv.
+MOST_ROWS = 12
+_COLUMNS = ("case", "modality", "status", "stages", "before", "after", "mean_mm", "largest_mm", "smallest_jacobian",
+            "folding", "seconds")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Registrations:
+    """A sentence on all of them, and the table of those to look at."""
+
+    sentence: str
+    table: Table
+
+
+def registrations(run: Run, book: Book) -> Registrations | None:
+    """The section, or None where nothing was registered."""
+    frame = registration_frame(run)
+    if not len(frame):
+        return None
+    book.frame("registration", frame)
+    done = frame[frame["status"] == "registered"]
+    parts = [f"{counted(len(done), 'image')} of {frame['case'].nunique()} patients registered to the reference"]
+    shared = int((frame["status"] == "shared frame of reference").sum())
+    if shared:
+        parts.append(f"{shared} trusted because they share its frame of reference")
+    kept = len(frame) - len(done) - shared
+    if kept:
+        parts.append(f"{kept} left as the headers say because registration did not raise the similarity")
+    folding = done[done["folding"] > 0]
+    text = "; ".join(parts) + ". "
+    text += f"The deformation folds in {counted(len(folding), 'image')}." if len(folding) else "No deformation folds."
+    shown = done.assign(gain=done["after"] - done["before"]).sort_values(
+        ["folding", "gain", "case"], ascending=[False, True, True]
+    )
+    rows = tuple(_row(record) for record in shown.head(MOST_ROWS).to_dict("records"))
+    more = f" ({MOST_ROWS} of {len(shown)}: folding first, then the smallest gain)" if len(shown) > MOST_ROWS else ""
+    head = ("Case", "Modality", "Stages", "before", "after", "mean", "largest", "least Jacobian", "folds", "s")
+    groups = (("", 3), ("Mutual information", 2), ("Displacement (mm)", 2), ("", 3))
+    return Registrations(text, Table("registration", f"Registration to the reference image{more}", head, rows, groups))
+
+
+def registration_frame(run: Run) -> pd.DataFrame:
+    """A row a case and modality; similarity is mutual information in nats over what both images cover."""
+    rows = []
+    for case, modalities in (run.provenance.get("registration") or {}).items():
+        for modality, facts in modalities.items():
+            similarity, stages = facts.get("similarity") or {}, facts.get("stages") or []
+            motion = facts.get("displacement_mm") or {}
+            rows.append((
+                str(case), str(modality), str(facts.get("status", "")), " + ".join(map(str, stages)),
+                similarity.get("headers"), similarity.get(stages[-1]) if stages else None,
+                motion.get("mean"), motion.get("largest"), (facts.get("jacobian") or {}).get("smallest"),
+                facts.get("folding"), facts.get("seconds"),
+            ))  # fmt: skip
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _row(record: dict[Any, Any]) -> tuple[Cell, ...]:
+    return row_of(
+        record["case"], record["modality"], record["stages"], number(record["before"], 3), number(record["after"], 3),
+        number(record["mean_mm"], 1), number(record["largest_mm"], 1), number(record["smallest_jacobian"], 2),
+        percent(record["folding"]), number(record["seconds"], 0),
+    )  # fmt: skip
