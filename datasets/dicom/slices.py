@@ -163,7 +163,9 @@ def _check_greyscale(header: Header) -> None:
 
 def _check_decoder(header: Header) -> None:
     meta: Any = getattr(header.dataset, "file_meta", None)
-    syntax = UID(str(meta.get("TransferSyntaxUID", "") or "")) if meta is not None else UID("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a damaged UID, which is told below
+        syntax = UID(str(meta.get("TransferSyntaxUID", "") or "")) if meta is not None else UID("")
     try:
         compressed = syntax.is_compressed
     except ValueError as error:

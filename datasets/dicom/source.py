@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -174,6 +175,12 @@ class DicomSource:
 
     def read(self, entry: CaseEntry) -> SourceCase:
         """Read one patient; raises DataError naming case, file and remedy."""
+        with warnings.catch_warnings():
+            # pydicom warns of values that break a VR's rules, and quotes them; those needed are checked where used.
+            warnings.simplefilter("ignore", UserWarning)
+            return self._read_case(entry)
+
+    def _read_case(self, entry: CaseEntry) -> SourceCase:
         case = entry.name
         choice = self.choice(case)
         notes = _notes(self._patients[case], choice, self.index)

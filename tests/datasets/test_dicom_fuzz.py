@@ -26,14 +26,21 @@ ODD = (b"", b"\0", b"-1", b"0", b"1e300", b"nan", b"inf", b"1\\2", b"1\\2\\3\\4\
        b"\xff\xfe", b"LOCALIZER", b"20201301", b"2.5.6", b"PT", b"SEG", b"x" * 300)  # fmt: skip
 
 
+class Files(dict[str, bytes]):
+    """Content by path; told in one word, since Hypothesis tells arguments in full."""
+
+    def __repr__(self) -> str:
+        return "Files(...)"
+
+
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory, make_phantom: Callable[..., Phantom]) -> dict[str, bytes]:
+def tree(tmp_path_factory: pytest.TempPathFactory, make_phantom: Callable[..., Phantom]) -> Files:
     """The files of one small patient, by path."""
     source = make_phantom(patients=1, shape=(6, 24, 24), modalities=("CT", "PET"))
     folder = tmp_path_factory.mktemp("fuzz") / "tree"
     case = source.read(source.entries()[0])
     write_tree(folder, [case], {1: "GTVp", 2: "GTVn"}, carriers=("RTSTRUCT", "SEG"), decoys=False)
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("IM*"))}
+    return Files({str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("IM*"))})
 
 
 def changed_value(data: bytes, rng: random.Random) -> bytes:
@@ -80,7 +87,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 @given(seed=st.integers(0, 2**32), whole=st.booleans())
 def test_a_damaged_tree_is_a_case_or_an_error_with_a_remedy(
-    tree: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, seed: int, whole: bool
+    tree: Files, tmp_path_factory: pytest.TempPathFactory, seed: int, whole: bool
 ) -> None:
     rng = random.Random(seed)
     files = dict(tree)
