@@ -7,9 +7,9 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from key_worker import ask
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.datasets.dicom import pseudonyms
@@ -72,16 +72,11 @@ def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) ->
     assert error.value.remedy == f"chmod 600 {key}"
 
 
-def _ask(path: Path, ids: list[str], barrier: Any, queue: Any) -> None:
-    barrier.wait()
-    queue.put(Pseudonyms.open(path).names(ids))
-
-
 def test_processes_that_make_the_key_file_at_once_agree_and_lose_no_patient(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, queue = context.Barrier(3), context.Queue()
     parts = [IDS[:20], IDS[10:30], IDS[20:]]
-    workers = [context.Process(target=_ask, args=(tmp_path / "key.json", part, barrier, queue)) for part in parts]
+    workers = [context.Process(target=ask, args=(tmp_path / "key.json", part, barrier, queue)) for part in parts]
     for worker in workers:
         worker.start()
     answers = [queue.get(timeout=60) for _ in workers]
