@@ -55,10 +55,15 @@ def init(
     typer.echo(f"{target}: look at it, then 'bench check {target}' and 'bench run {target}'")
 
 
-def write_new(path: Path, text: str, force: bool) -> None:
-    """Write a study file; raises StudyError where there is one already and `force` is not set."""
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise StudyError where a file is there already and `force` is not set."""
     if path.exists() and not force:
         raise StudyError("the file exists", file=path, remedy="choose another name, or --force")
+
+
+def write_new(path: Path, text: str, force: bool) -> None:
+    """Write a study file; raises StudyError where there is one already and `force` is not set."""
+    refuse_existing(path, force)
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -35,56 +35,34 @@ StudyFile = Annotated[Path | None, typer.Option("--study", help="Study file, whe
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")]
 
 
-@export.command(name="rtstruct")
-def export_rtstruct(
-    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Out = None,
-    arm: Arms = None,
-    case: Cases = None,
-    reference: Reference = False,
-    study_file: StudyFile = None,
-    force: Force = False,
-) -> None:
-    """Write predictions as RTSTRUCT on the DICOM series they were made from.
+def _dicom(kind: str, what: str) -> None:
+    """Register `bench export KIND`; RTSTRUCT and SEG take the same options."""
+
+    def command(
+        run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
+        out: Out = None,
+        arm: Arms = None,
+        case: Cases = None,
+        reference: Reference = False,
+        study_file: StudyFile = None,
+        force: Force = False,
+    ) -> None:
+        from gtvbench.bench.export_dicom import export_dicom
+
+        done = export_dicom(run_folder, kind, out, arm or (), case or (), reference, study_file, force)
+        for line in done.problems:
+            typer.echo(f"not written: {line}", err=True)
+        if done.files:
+            typer.echo("the files carry the patients' names and numbers: keep them as you keep the originals", err=True)
+            typer.echo(f"{len(done.files)} files below {done.files[0].parent.parent}")
+        raise typer.Exit(EXIT_FAILED_STEPS if done.problems else 0)
+
+    command.__doc__ = f"""Write predictions as {what} on the DICOM series they were made from.
 
     The files name the patient. Exit codes: 0, 3 some could not be written, 2.
     """
-    _dicom("rtstruct", run_folder, out, arm, case, reference, study_file, force)
+    export.command(name=kind)(command)
 
 
-@export.command(name="seg")
-def export_seg(
-    run_folder: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Out = None,
-    arm: Arms = None,
-    case: Cases = None,
-    reference: Reference = False,
-    study_file: StudyFile = None,
-    force: Force = False,
-) -> None:
-    """Write predictions as DICOM SEG on the series they were made from.
-
-    The files name the patient. Exit codes: 0, 3 some could not be written, 2.
-    """
-    _dicom("seg", run_folder, out, arm, case, reference, study_file, force)
-
-
-def _dicom(
-    kind: str,
-    run: Path,
-    out: Path | None,
-    arms: list[str] | None,
-    cases: list[str] | None,
-    reference: bool,
-    study_file: Path | None,
-    force: bool,
-) -> None:
-    from gtvbench.bench.export_dicom import export_dicom
-
-    done = export_dicom(run, kind, out, arms or (), cases or (), reference, study_file, force)
-    for line in done.problems:
-        typer.echo(f"not written: {line}", err=True)
-    if done.files:
-        typer.echo("the files carry the patients' names and numbers: keep them as you keep the originals", err=True)
-        typer.echo(f"{len(done.files)} files below {done.files[0].parent.parent}")
-    raise typer.Exit(EXIT_FAILED_STEPS if done.problems else 0)
+_dicom("rtstruct", "RTSTRUCT")
+_dicom("seg", "DICOM SEG")

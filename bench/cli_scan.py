@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gtvbench.bench.cli_data import write_new
+from gtvbench.bench.cli_data import refuse_existing, write_new
 
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
@@ -29,8 +29,7 @@ def scan(
     """
     from gtvbench.bench.scan import draft, patient_rows, scan_folder, series_rows, structure_rows, summary_lines
 
-    if out.exists() and not force:
-        write_new(out, "", force=False)  # says what to do before anything is read
+    refuse_existing(out, force)  # before minutes of reading
     base = out.resolve().parent
     with _err.status("Reading headers") as status:
         found = scan_folder(folder, base, lambda done, of: status.update(f"Reading headers: {done} of {of} files"))

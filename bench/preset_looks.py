@@ -17,7 +17,7 @@ from gtvbench.bench.core.fusion import MODALITIES, MR
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.preset_bids import look_for_bids
 from gtvbench.bench.preset_layouts import look_for_layouts
-from gtvbench.bench.preset_models import Found, Preset, exclude_text, safe_name, yaml_list, yaml_text
+from gtvbench.bench.preset_models import Found, Preset, exclude_text, safe_name, yaml_flow, yaml_list
 from gtvbench.datasets.medsam_npz import modality_of, read_arrays
 from gtvbench.datasets.nnunet_raw import NnunetRaw, NnunetRawOptions
 from gtvbench.datasets.patterns import listed
@@ -54,14 +54,14 @@ def look_for_nnunet(known: Preset, path: Path, variant: str | None) -> Found:
         lines.append(f"left out, no label map: {listed(sorted(set(cases) - set(whole)))}")
     if ignored:
         lines.append(f"the value {ignored[0]} is dataset.json's 'ignore' and counts as background")
-    dataset = ["source: nnunet-raw", "path: ${path}${exclude}", f"labels: {_mapping(labels)}"]
+    dataset = ["source: nnunet-raw", "path: ${path}${exclude}", f"labels: {yaml_flow(labels)}"]
     dataset += [f"ignore: {list(ignored)}"] if ignored else []
     dataset += [f"reference-modality: {reference}"] if reference != "CT" else []
     parts = {"train": labelled["Tr"], "test": labelled["Ts"]} if labelled["Ts"] else {"": whole}
     return Found(
         root,
         "\n".join(dataset),
-        _mapping(structures),
+        yaml_flow(structures),
         parts,
         tuple(lines),
         exclude_text(sorted(set(cases) - set(whole))),
@@ -151,7 +151,7 @@ def _npz_structures(paths: Sequence[Path], variant: str | None) -> tuple[str, li
     if not values:
         raise DataError("no label value is above 0", file=paths[0].parent, remedy="choose the variant 'target'")
     labels = {value: f"label-{value}" for value in sorted(values)}
-    return _mapping({name: value for value, name in labels.items()}), [f"labels: {_mapping(labels)}"]
+    return yaml_flow({name: value for value, name in labels.items()}), [f"labels: {yaml_flow(labels)}"]
 
 
 def _labels(path: Path, known: Preset) -> tuple[dict[int, str], tuple[int, ...]]:
@@ -172,14 +172,6 @@ def _labels(path: Path, known: Preset) -> tuple[dict[int, str], tuple[int, ...]]
     if not labels or len(set(labels.values())) < len(labels):
         raise StudyError("dataset.json names no structure, or two alike", file=path, remedy="repair its 'labels'")
     return labels, tuple(value for value, name in pairs if name == "ignore")
-
-
-def _mapping(pairs: Mapping[Any, Any]) -> str:
-    return "{" + ", ".join(f"{_plain(k)}: {_plain(v)}" for k, v in pairs.items()) + "}"
-
-
-def _plain(value: Any) -> str:
-    return str(value) if isinstance(value, int) else yaml_text(str(value))
 
 
 LOOKS: Mapping[str, Callable[[Preset, Path, str | None], Found]] = {

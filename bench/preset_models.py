@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -110,6 +111,19 @@ def yaml_text(text: str) -> str:
 def yaml_list(items: Sequence[str]) -> str:
     """A list of strings as YAML in brackets, wrapped."""
     return yaml.safe_dump(list(items), default_flow_style=True, width=_WIDTH, allow_unicode=True).rstrip()
+
+
+def yaml_flow(pairs: Mapping[Any, Any]) -> str:
+    """A mapping as YAML in braces, on one line."""
+    return yaml.safe_dump(
+        dict(pairs), default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True
+    ).rstrip()
+
+
+def path_text(root: Path, base: Path) -> str:
+    """Path of the data as a study file in `base` gives it: relative where the data lie below it."""
+    root, base = Path(os.path.abspath(root)), Path(os.path.abspath(base))  # noqa: PTH100 - links stay links
+    return root.relative_to(base).as_posix() if root.is_relative_to(base) else str(root)
 
 
 def safe_name(text: str) -> str:

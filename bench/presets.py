@@ -6,7 +6,6 @@ the study file with `${...}` for what was found. Layouts that patterns do not te
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,7 +17,7 @@ import yaml
 from gtvbench.bench.core.digest import generator_from
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.preset_looks import LOOKS
-from gtvbench.bench.preset_models import Preset, yaml_list, yaml_text
+from gtvbench.bench.preset_models import Preset, path_text, yaml_list, yaml_text
 
 #: Fewer patients than this get a split by numbers: fractions would leave a subset empty.
 PATIENTS_FOR_FRACTIONS = 10
@@ -66,7 +65,7 @@ def write_study(name: str, path: Path, out: Path, variant: str | None = None) ->
     found = LOOKS[known.look](known, path, chosen)
     split, told = split_text(found.patients)
     dataset = Template(found.dataset).safe_substitute(
-        path=yaml_text(_path_text(found.root, out)), exclude=found.exclude, images=found.images
+        path=yaml_text(path_text(found.root, out.parent)), exclude=found.exclude, images=found.images
     )
     text = Template(known.text).safe_substitute(
         study=name if chosen == next(iter(known.variants), None) else f"{name}-{chosen}",
@@ -116,12 +115,6 @@ def _official(parts: dict[str, list[str]]) -> tuple[str, tuple[str, ...]]:
             lines.append(f"    {subset}:")
             lines += ["      " + line for line in yaml_list(parts[subset]).splitlines()]
     return "\n".join(lines), tuple(told)
-
-
-def _path_text(root: Path, out: Path) -> str:
-    """Path of the data as the study file gives it: relative where the data lie below the study file's folder."""
-    root, base = Path(os.path.abspath(root)), Path(os.path.abspath(out)).parent  # noqa: PTH100 - links stay links
-    return root.relative_to(base).as_posix() if root.is_relative_to(base) else str(root)
 
 
 def _indented(text: str) -> str:

@@ -16,6 +16,8 @@ from urllib.parse import unquote
 #: Wrappings within wrappings that are opened, and bytes that one of them may unfold to.
 DEEPEST = 6
 LARGEST = 1 << 30
+#: In `where` of `texts`: what follows says why the wrapping before it could not be opened.
+CLOSED = "/!"
 
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]|\\u002[bB]|\\/){16,}={0,2}")
 _BLOB = re.compile(r"[A-Za-z0-9+/]{400,}={0,2}")
@@ -28,13 +30,19 @@ _HEX = re.compile(rb"<((?:[0-9A-Fa-f]{2}){2,})>")
 
 def texts(data: bytes, where: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
     """(how it is wrapped, text) of everything in `data` that can be read as text."""
-    if depth > DEEPEST or not data:
+    if not data:
+        return
+    if depth > DEEPEST:
+        yield from _closed(where, "wrapped too deep")
         return
     if data.startswith(b"PK\x03\x04"):
         yield from _archive(data, where, depth)
     elif data.startswith(b"\x1f\x8b"):
-        yield from _unpacked(_gunzip(data), f"{where}/gzip", depth)
         yield where, _latin(data[:512])  # the name of the file that was packed
+        plain = _gunzip(data)
+        yield from (
+            texts(plain, f"{where}/gzip", depth + 1) if plain is not None else _closed(where, "damaged or too large")
+        )
     elif data.startswith(b"PAR1"):
         yield from _table(data, where, depth)
     elif data.startswith(b"\x89PNG"):
@@ -43,8 +51,8 @@ def texts(data: bytes, where: str = "", depth: int = 0) -> Iterator[tuple[str, s
         yield from _webp(data, where, depth)
     elif data.startswith(b"%PDF"):
         yield from _pdf(data, where)
-    elif data[:1] == b"\x78" and (plain := _inflate(data)):
-        yield from _unpacked(plain, f"{where}/zlib", depth)
+    elif data[:1] == b"\x78" and (inflated := _inflate(data)):
+        yield from texts(inflated, f"{where}/zlib", depth + 1)
     else:
         yield from _plain(data, where, depth)
 
@@ -97,21 +105,28 @@ def _archive(data: bytes, where: str, depth: int) -> Iterator[tuple[str, str]]:
             for info in archive.infolist():
                 inner = f"{where}/{info.filename}"
                 yield inner, f"{info.filename} {_latin(info.comment)} {_latin(info.extra)}"
-                if info.file_size <= LARGEST:
-                    yield from texts(archive.read(info), inner, depth + 1)
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, NotImplementedError, EOFError):
+                if info.file_size > LARGEST:
+                    yield from _closed(inner, "too large")
+                    continue
+                yield from texts(archive.read(info), inner, depth + 1)
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, OSError, NotImplementedError, EOFError) as error:
         yield where, _latin(data)
+        yield from _closed(where, type(error).__name__)
 
 
-def _unpacked(plain: bytes, where: str, depth: int) -> Iterator[tuple[str, str]]:
-    yield from texts(plain, where, depth + 1)
+def _closed(where: str, why: str) -> Iterator[tuple[str, str]]:
+    """Says that a wrapping could not be opened; bytes that only look like one, inside base64, are none."""
+    if "/base64" not in where:
+        yield f"{where}{CLOSED}{why}", ""
 
 
-def _gunzip(data: bytes) -> bytes:
+def _gunzip(data: bytes) -> bytes | None:
+    """What is packed; None where it is damaged or too large to be searched whole."""
     try:
-        return gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST)
+        plain = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
     except (OSError, EOFError, zlib.error):
-        return b""
+        return None
+    return plain if len(plain) <= LARGEST else None
 
 
 def _inflate(data: bytes) -> bytes:
@@ -130,6 +145,7 @@ def _table(data: bytes, where: str, depth: int) -> Iterator[tuple[str, str]]:
         metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
     except (pa.ArrowException, OSError, ValueError):
         yield where, _latin(data)
+        yield from _closed(where, "no table")
         return
     for key, value in metadata.items():
         if key != b"ARROW:schema":

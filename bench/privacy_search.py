@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gtvbench.bench.core.errors import StoreError, why
 from gtvbench.bench.privacy import shareable_files
-from gtvbench.bench.privacy_containers import texts
+from gtvbench.bench.privacy_containers import CLOSED, texts
 from gtvbench.bench.privacy_terms import Term, words_of
 
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
@@ -47,6 +47,13 @@ def search_run(run: Path, terms: Iterable[Term | str]) -> list[Leak]:
             raise StoreError(f"a file of the run folder cannot be read: {why(error)}", file=path) from error
         leaks |= {Leak(name, "/link", term.kind, term.value) for term in finder.find(target)}
         for where, text in texts(data):
+            if CLOSED in where:  # a search that could not look must not say that nothing is there
+                inside, _, reason = where.partition(CLOSED)
+                raise StoreError(
+                    f"a file of the run folder cannot be searched ({reason}{f', in {inside[1:]}' if inside else ''})",
+                    file=path,
+                    remedy="remove the file, or make it anew by running the study again; share nothing before",
+                )
             leaks |= {Leak(name, where or "/", term.kind, term.value) for term in finder.find(text)}
     return sorted(leaks)
 

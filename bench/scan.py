@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from pathlib import Path
 
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.core.fusion import MODALITIES
-from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.core.structures import Structure, structures_from
+from gtvbench.bench.preset_models import path_text, yaml_flow, yaml_list, yaml_text
 from gtvbench.datasets.dicom.index import Index, Patient, Stack, build_index
 from gtvbench.datasets.dicom.kinds import kind_of
 from gtvbench.datasets.dicom.names import name_patterns
@@ -46,8 +46,7 @@ def scan_folder(folder: Path, base: Path, advance: Callable[[int, int], None] | 
     patients = {names[key]: patient for key, patient in index.patients.items()}
     structures = structures_of(index)
     options = {"path": str(folder.resolve()), "private-folder": str(private.resolve())}
-    own = {name: patterns for name, patterns in structures.items() if patterns is not None}
-    values = structures_from({name: value for value, name in enumerate(structures, 1)})
+    own, values = _named(structures)
     source = DicomSource(DicomOptions.model_validate({**options, "names": own}), base, values, 0)
     undecided = {}
     for case in patients:
@@ -101,9 +100,7 @@ def series_rows(scan: Scan) -> list[tuple[str, ...]]:
 
 def structure_rows(scan: Scan) -> list[tuple[str, ...]]:
     """Names of structures: kind of object, in how many patients, and the structure of the study that they become."""
-    own = {name: patterns for name, patterns in scan.structures.items() if patterns is not None}
-    values = structures_from({name: value for value, name in enumerate(scan.structures, 1)})
-    patterns = name_patterns(own, values)
+    patterns = name_patterns(*_named(scan.structures))
     counts: dict[tuple[str, str], set[str]] = defaultdict(set)
     for patient, item in ((p, item) for p in scan.index.patients.values() for item in p.structures):
         for name in item.facts.rois:
@@ -155,7 +152,7 @@ def summary_lines(scan: Scan) -> list[str]:
 
 def draft(scan: Scan, folder: Path, base: Path, name: str) -> str:
     """A study file for what was found, with comments; what is undecided is told where it is to be decided."""
-    path = os.path.relpath(folder.resolve(), base.resolve())
+    path = path_text(folder, base)
     lines = [
         "# A study of the DICOM files found by 'bench scan'. Every key: docs/study-file.md and docs/dicom.md.",
         f"study: {name}",
@@ -163,13 +160,13 @@ def draft(scan: Scan, folder: Path, base: Path, name: str) -> str:
         "",
         "dataset:",
         "  source: dicom",
-        f"  path: {_quoted(path)}",
+        f"  path: {yaml_text(path)}",
         f"  private-folder: {PRIVATE}   # key of the pseudonyms and index of headers: never share it",
     ]
-    names = {key: patterns for key, patterns in scan.structures.items() if patterns is not None}
+    names, values = _named(scan.structures)
     if names:
         lines.append("  names:                   # patterns of structure names (see bench scan)")
-        lines += [f"    {key}: [{', '.join(map(_quoted, patterns))}]" for key, patterns in names.items()]
+        lines += [f"    {yaml_text(key)}: {yaml_list(patterns)}" for key, patterns in names.items()]
     else:
         lines.append("  # Names of structures follow TG-263 (GTVp, GTVn1 ...); others by patterns, for example:")
         lines.append("  # names: {" + next(iter(scan.structures)) + ': ["GTV prim*"]}')
@@ -180,9 +177,13 @@ def draft(scan: Scan, folder: Path, base: Path, name: str) -> str:
         split = [f"  counts: {{test: {len(scan.patients)}}}   # too few to train: methods that train are skipped"]
     else:
         split = ["  fractions: {train: 0.7, validation: 0.15, test: 0.15}"]
-    values = ", ".join(f"{_quoted(key) if key.isdigit() else key}: {value}" for value, key in
-                       enumerate(scan.structures, 1))  # fmt: skip
-    lines += ["", f"structures: {{{values}}}", "", "split:                     # always by patient", *split]
+    lines += [
+        "",
+        "structures: " + yaml_flow({s.name: s.value for s in values}),
+        "",
+        "split:                     # always by patient",
+        *split,
+    ]
     lines += [
         "",
         "prompts:",
@@ -195,6 +196,12 @@ def draft(scan: Scan, folder: Path, base: Path, name: str) -> str:
         "device: auto",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _named(structures: Mapping[str, Sequence[str] | None]) -> tuple[dict[str, Sequence[str]], tuple[Structure, ...]]:
+    """Patterns of those that need some, and the structures with their label values."""
+    values = structures_from({name: value for value, name in enumerate(structures, 1)})
+    return {name: patterns for name, patterns in structures.items() if patterns is not None}, values
 
 
 def _regions(index: Index) -> list[tuple[str, tuple[str, ...]]]:
@@ -216,7 +223,3 @@ def _span(values: Sequence[float], form: str) -> str:
 def _escaped(name: str) -> str:
     """A name as a pattern that matches it alone."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -22,6 +22,14 @@ class SourceOptions(BaseModel):
     """Options of a source; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=hyphenated, populate_by_name=True)
+
+    def settings(self, aside: Collection[str]) -> dict[str, Any]:
+        """The options that a case depends on, for its identity: all but those `aside`, JSON-serialisable.
+
+        `registration` counts only where it is asked for, so that cases prepared before there was any stay valid.
+        """
+        found = self.model_dump(mode="json", by_alias=True, exclude=set(aside))
+        return {key: value for key, value in found.items() if key != "registration" or value is not None}
 
 
 @dataclass(frozen=True)

@@ -96,10 +96,8 @@ class Files:
 
     def entries(self) -> list[CaseEntry]:
         """A case for each file of the reference's pattern; raises DataError where there is none, or none has a mask."""
-        settings = self._options.model_dump(mode="json", by_alias=True, exclude={"path", "exclude"})
+        settings = self._options.settings({"path", "exclude"})
         cases = self._cases()
-        if settings["registration"] is None:
-            del settings["registration"]  # what is not asked for changes no key
         self._require_masks(cases)
         found = []
         for case in cases:

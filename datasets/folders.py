@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from gtvbench.bench.core.cases import SourceCase
-from gtvbench.bench.core.errors import DataError, StudyError
+from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.bench.core.geometry import canonical
 from gtvbench.bench.core.structures import Structure
@@ -29,6 +28,7 @@ from gtvbench.datasets.assemble import (
 )
 from gtvbench.datasets.base import CaseEntry, SourceOptions
 from gtvbench.datasets.masks import MaskEntry, MaskFile, Meaning, meaning_of, merged_label
+from gtvbench.datasets.patterns import folders_of, near
 from gtvbench.datasets.registration import RegistrationOptions
 
 _EXAMPLE = """dataset:
@@ -98,9 +98,7 @@ class Folders:
     def entries(self) -> list[CaseEntry]:
         """One case a folder; raises DataError where there is none, or none of them has the reference image or masks."""
         aside = {"path", "patients", "exclude", "check_masks", "check_dsc"}  # what changes no case
-        settings = self._options.model_dump(mode="json", by_alias=True, exclude=aside)
-        if settings["registration"] is None:
-            del settings["registration"]  # what is not asked for changes no key
+        settings = self._options.settings(aside)
         folders = self._folders()
         self._require_somewhere(folders)
         found = []
@@ -166,33 +164,7 @@ class Folders:
         """The patients' folders by name, sorted."""
         if self._found is not None:
             return self._found
-        if not self._root.is_dir():
-            raise DataError("the folder of the patients does not exist", file=self._root, remedy="check 'path'")
-        wanted = self._options.patients
-        patterns = (wanted,) if isinstance(wanted, str) else wanted
-        paths = sorted({path for pattern in patterns for path in self._root.glob(pattern) if path.is_dir()})
-        found: dict[str, Path] = {}
-        for path in paths:
-            if path.name in self._options.exclude or path.name.startswith("."):
-                continue
-            if path.name in found:
-                raise DataError(
-                    f"two folders have this name: {found[path.name]} and {path}",
-                    case=path.name,
-                    remedy="rename one of them: the folder's name is the case's",
-                )
-            found[path.name] = path
-        if not found:
-            present = ", ".join(sorted(p.name for p in self._root.iterdir())[:8]) or "nothing"
-            raise DataError(
-                f"no folder matches 'patients' ({', '.join(patterns)})",
-                file=self._root,
-                remedy=f"the folder holds: {present}",
-            )
-        unknown = sorted(set(self._options.exclude) - {path.name for path in paths})
-        if unknown:
-            raise StudyError(f"'exclude' names folders that are not there: {', '.join(unknown)}", file=self._root)
-        self._found = dict(sorted(found.items()))
+        self._found = folders_of(self._root, self._options.patients, self._options.exclude)
         return self._found
 
     def _folder(self, name: str) -> Path:
@@ -260,8 +232,4 @@ def _missing(folder: Path, pattern: str, what: str, case: str) -> DataError:
 
 
 def _near(folder: Path, pattern: str) -> str:
-    """Names of files that a pattern may have meant."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    close = difflib.get_close_matches(pattern.replace("{patient}", folder.name), names, n=4, cutoff=0.4)
-    shown = close or names[:6]
-    return f"the folder has {', '.join(shown)}" if shown else "the folder is empty"
+    return near(folder, pattern.replace("{patient}", folder.name))

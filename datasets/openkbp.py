@@ -25,7 +25,7 @@ from gtvbench.bench.core.geometry import Grid, Volume
 from gtvbench.bench.core.structures import Structure
 from gtvbench.datasets.assemble import CaseParts, CropOptions, Part, put_together, stamp
 from gtvbench.datasets.base import CaseEntry, SourceOptions
-from gtvbench.datasets.patterns import listed
+from gtvbench.datasets.patterns import folders_of
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -144,33 +144,8 @@ class OpenKbpCsv:
     def _folders(self) -> dict[str, Path]:
         if self._found is not None:
             return self._found
-        if not self._root.is_dir():
-            raise DataError("the folder of the patients does not exist", file=self._root, remedy="check 'path'")
-        wanted = self._options.patients
-        patterns = (wanted,) if isinstance(wanted, str) else wanted
-        paths = sorted({path for pattern in patterns for path in self._root.glob(pattern) if path.is_dir()})
-        found: dict[str, Path] = {}
-        for path in paths:
-            if path.name in found:
-                raise DataError(
-                    "two folders have this name",
-                    case=path.name,
-                    file=path,
-                    remedy="narrow 'patients' so that each patient is found once",
-                )
-            found[path.name] = path
-        unknown = sorted(set(self._options.exclude) - set(found))
-        if unknown:
-            raise StudyError(f"'exclude' names folders that are not there: {listed(unknown)}", file=self._root)
-        found = {name: path for name, path in found.items() if name not in self._options.exclude}
-        if not found:
-            raise DataError(
-                f"no folder matches 'patients' ({', '.join(patterns)})",
-                file=self._root,
-                remedy="'path' is the folder with train-pats, validation-pats and test-pats; or set 'patients'",
-            )
-        self._found = found
-        return found
+        self._found = folders_of(self._root, self._options.patients, self._options.exclude)
+        return self._found
 
 
 def read_ct(path: Path, grid: Grid, case: str | None = None) -> Volume:

@@ -1,15 +1,15 @@
-"""File-name patterns with `{case}`: find the cases of one tree, and the files of a case."""
+"""Cases by patterns: files of one tree with `{case}` in their names, or a folder a patient."""
 
 from __future__ import annotations
 
 import difflib
 import glob
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.errors import DataError, StudyError
 
 CASE = "{case}"
 #: Files of a tree that an error looks at for names near to the pattern.
@@ -55,6 +55,40 @@ def files_of(root: Path, pattern: str, case: str) -> list[Path]:
         path = root / pattern.replace(CASE, case)
         return [path] if path.is_file() else []
     return sorted(path for path in root.glob(_glob(pattern, glob.escape(case))) if path.is_file())
+
+
+def folders_of(root: Path, patients: str | Sequence[str], exclude: Collection[str] = ()) -> dict[str, Path]:
+    """Folders of patients below a folder, by name, sorted; hidden ones and those of `exclude` are left out.
+
+    `patients`: pattern(s) of their paths. Raises DataError where there is none, or two have one name, and StudyError
+    where `exclude` names one that is not there.
+    """
+    if not root.is_dir():
+        raise DataError("the folder of the patients does not exist", file=root, remedy="check 'path'")
+    wanted = (patients,) if isinstance(patients, str) else tuple(patients)
+    paths = sorted({path for pattern in wanted for path in root.glob(pattern) if path.is_dir()})
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.name in exclude or path.name.startswith("."):
+            continue
+        if path.name in found:
+            raise DataError(
+                f"two folders have this name: {found[path.name]} and {path}",
+                case=path.name,
+                remedy="rename one of them, or narrow 'patients': the folder's name is the case's",
+            )
+        found[path.name] = path
+    if not found:
+        present = listed(sorted(path.name for path in root.iterdir()), 8) or "nothing"
+        raise DataError(
+            f"no folder matches 'patients' ({', '.join(wanted)})",
+            file=root,
+            remedy=f"check 'path' and 'patients'; the folder holds: {present}",
+        )
+    unknown = sorted(set(exclude) - {path.name for path in paths})
+    if unknown:
+        raise StudyError(f"'exclude' names folders that are not there: {listed(unknown)}", file=root)
+    return dict(sorted(found.items()))
 
 
 def near(root: Path, name: str) -> str:

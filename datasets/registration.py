@@ -37,6 +37,8 @@ SAMPLES, SPLINE_SAMPLES = 60_000, 20_000
 BODY_HU = -300.0
 #: Fewer voxels of the reference's body that the other image covers (share) are too few to register by.
 SMALLEST_OVERLAP = 0.02
+#: Share of the overlap at the start that a stage must keep.
+LEAST_KEPT = 0.7
 _FIELD_MM = 4.0
 
 
@@ -124,22 +126,26 @@ def register(
     notes: list[str] = []
     stages: list[str] = []
     found: Any = identity
+    overlap = _covered(body, other, rigid)
     _optimise_rigid(reference, body, other, rigid, options.seed)
     similarity["rigid"] = _similarity(reference, body, other, rigid)
-    if similarity["rigid"] > similarity["headers"]:
+    fault = _fault(similarity["rigid"], similarity["headers"], _covered(body, other, rigid), overlap)
+    if fault is None:
         found, stages = rigid, ["rigid"]
     else:
-        notes.append("rigid registration did not raise the similarity and was left out")
+        notes.append(f"rigid registration {fault} and was left out")
     if options.method == "rigid+bspline":
         spline = _optimise_bspline(reference, body, other, found, options)
         both = sitk.CompositeTransform(3)
         both.AddTransform(found)
         both.AddTransform(spline)  # the last that is added acts first
         similarity["bspline"] = _similarity(reference, body, other, both)
-        if similarity["bspline"] > similarity[stages[-1] if stages else "headers"]:
+        before = similarity[stages[-1] if stages else "headers"]
+        fault = _fault(similarity["bspline"], before, _covered(body, other, both), _covered(body, other, found))
+        if fault is None:
             found, stages = both, [*stages, "bspline"]
         else:
-            notes.append("deformable registration did not raise the similarity and was left out")
+            notes.append(f"deformable registration {fault} and was left out")
     displacement, jacobian, folding = _motion(body, found)
     if folding > 0:
         notes.append(
@@ -225,6 +231,13 @@ def _start(reference: Any, body: Any, other: Any, case: str, file: Path) -> Any:
             remedy="check that both belong to one patient and one part of the body",
         )
     return centred
+
+
+def _fault(similarity: float, before: float, covered: float, covered_before: float) -> str | None:
+    """Why a stage is not believed, or None. Mutual information alone is no judge: it can rise as the overlap goes."""
+    if covered < LEAST_KEPT * covered_before:
+        return f"lost the overlap ({100 * covered_before:.0f} % of the body before, {100 * covered:.0f} % after)"
+    return None if similarity > before else "did not raise the similarity"
 
 
 def _centre(body: Any) -> tuple[float, ...]:

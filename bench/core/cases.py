@@ -25,8 +25,8 @@ from gtvbench.bench.core.prompts import Prompts
 
 @dataclass(frozen=True)
 class RegistrationRecord:
-    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/dicom.md), and the transform as the
-    content of an ITK transform file; None where nothing was done."""
+    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/study-file.md), and the transform as
+    the content of an ITK transform file; None where nothing was done."""
 
     facts: Mapping[str, Any]
     transform: bytes | None = None

@@ -66,7 +66,7 @@ class Choice:
     regions: Mapping[str, tuple[str, ...]]
 
 
-#: UID of the DICOM role -> our modality where `any` is set.
+#: A study's modality -> DICOM's Modality (0008,0060).
 _OF_MODALITY = {"CT": "CT", "PET": "PT", "T1w": "MR", "T2w": "MR"}
 
 

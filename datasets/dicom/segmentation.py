@@ -20,7 +20,7 @@ from gtvbench.datasets.dicom.contours import Mask
 from gtvbench.datasets.dicom.tags import Header, read_header, tag_name
 from gtvbench.datasets.resample import canonicalised, labels_to_grid, overlap
 
-#: Bytes of a decoded segment beyond which a header is taken for damaged: 2000 slices of 1024 x 1024.
+#: Voxels of all frames beyond which a header is taken for damaged: 2000 slices of 1024 x 1024.
 MOST_VOXELS = 2_100_000_000
 #: Share of a voxel by which a segmentation may lie beside the image's voxels and still count as on them.
 ALIGNED = 0.01

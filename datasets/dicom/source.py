@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -127,9 +128,8 @@ class DicomSource:
     def entries(self) -> list[CaseEntry]:
         """One case a patient, under its pseudonym; a patient whose series cannot be chosen fails when it is read."""
         found = []
-        settings = self._options.model_dump(
-            mode="json", by_alias=True, include={"overlap", "crop", "reference_modality", "registration"}
-        )
+        aside = set(DicomOptions.model_fields) - {"overlap", "crop", "reference_modality", "registration"}
+        settings = self._options.settings(aside)
         for case in self._patients:
             identity: dict[str, Any] = {"source": "dicom", "version": self.version, "options": settings}
             try:
@@ -208,15 +208,14 @@ class DicomSource:
             self._options.crop,
             self._options.registration,
         )
-        return _with_notes(found, notes)
+        return replace(found, notes=(*notes, *found.notes))
 
     def findings(self, entry: CaseEntry, case: SourceCase) -> list[str]:
-        """Files beside the patient's that cannot be read, and one number for two names."""
-        found = []
+        """Whether one number stands for two names."""
         names = {facts.patient_name.upper().rstrip("^ ") for facts in self._patients[entry.name].facts}
         if len(names - {""}) > 1:
-            found.append("files of one PatientID bear different names: two patients may share a number; check them")
-        return found
+            return ["files of one PatientID bear different names: two patients may share a number; check them"]
+        return []
 
     def _read(self, case: str, modality: str, stack: Stack, then: Callable[[Series], Volume]) -> Volume:
         series = read_series([self.index.path(row) for row in stack.files], case)
@@ -300,9 +299,3 @@ def _notes(patient: Patient, choice: Choice, index: Index) -> list[str]:
     if patient.copies:
         notes.append(f"{patient.copies} file(s) are there twice and were taken once")
     return notes
-
-
-def _with_notes(case: SourceCase, notes: Sequence[str]) -> SourceCase:
-    from dataclasses import replace
-
-    return replace(case, notes=(*notes, *case.notes))

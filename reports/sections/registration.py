@@ -39,7 +39,7 @@ def registrations(run: Run, book: Book) -> Registrations | None:
         parts.append(f"{shared} trusted because they share its frame of reference")
     kept = len(frame) - len(done) - shared
     if kept:
-        parts.append(f"{kept} left as the headers say because registration did not raise the similarity")
+        parts.append(f"{kept} left as the headers say because registration failed (see the notes on the data)")
     folding = done[done["folding"] > 0]
     text = "; ".join(parts) + ". "
     text += f"The deformation folds in {counted(len(folding), 'image')}." if len(folding) else "No deformation folds."

@@ -248,6 +248,24 @@ def test_a_value_between_bytes_of_voxels_is_found(folder: Path) -> None:
     assert [leak.kind for leak in search_run(folder, TERMS)] == ["id"]
 
 
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("cut.zip", lambda: _zip("inner.txt", b"Quistorff" * 999)[:-30]),
+        ("cut.json.gz", lambda: gzip.compress(bytes(range(256)) * 20)[:-100]),
+        ("cut.parquet", lambda: b"PAR1" + b"\0" * 40),
+        ("outer.zip", lambda: _zip("inner.zip", b"PK\x03\x04 cut")),
+    ],
+)
+def test_a_search_that_cannot_look_inside_a_file_does_not_say_that_nothing_is_there(
+    folder: Path, name: str, make: Any
+) -> None:
+    (folder / name).write_bytes(make())
+    with pytest.raises(StoreError, match="cannot be searched") as error:
+        search_run(folder, ["Quistorff"])
+    assert error.value.file == str(folder / name)
+
+
 def test_names_in_archives_and_targets_of_links_are_searched(folder: Path) -> None:
     (folder / "a.zip").write_bytes(_zip("MRN-0471199.txt", b""))
     (folder / "link").symlink_to("/mnt/pacs/in box/1.dcm")
