@@ -209,6 +209,8 @@ def _one(found: Sequence[T], prefer: str | Sequence[str], case: str, modality: s
     first = left[0].id
     if modality is None:
         what, rule = "structure sets fit", f"'structure-set: {{id: {first}}}' or 'structure-set: {{prefer: latest}}'"
+        if len({item.facts.modality for item in left}) > 1:
+            rule = f"'structure-set: {{kind: {left[0].facts.modality}}}', {rule}"
     else:
         what = f"{modality} series fit"
         rule = f"'series: {{{modality}: {{description: \"...\"}}}}', '{{id: {first}}}' or '{{prefer: latest}}'"

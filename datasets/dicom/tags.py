@@ -98,7 +98,7 @@ def tag_name(keyword: str) -> str:
 def read_header(path: Path, case: str | None = None, pixels: bool = False) -> Header:
     """Read a DICOM file (Part 10), with or without its pixel data.
 
-    Raises DataError where it is missing, is no DICOM file, or ends before its header does.
+    Raises DataError where it is missing, is no DICOM file, or ends before what is read of it does.
     """
     if not path.is_file():
         raise DataError("DICOM file not found", case=case, file=path, remedy="check the path")
@@ -123,7 +123,7 @@ def read_header(path: Path, case: str | None = None, pixels: bool = False) -> He
         ) from error
     if cut:
         raise DataError(
-            "the DICOM file ends before its header does",
+            f"the DICOM file ends before its {'content' if pixels else 'header'} does",
             case=case,
             file=path,
             remedy="it is truncated or damaged; export or copy it again",

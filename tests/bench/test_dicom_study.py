@@ -1,5 +1,8 @@
 """From DICOM folders to scores, as a user goes: scan, check, run; against the same patients as NIfTI files."""
 
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from dicom_tree import Written, write_tree
+from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
 from gtvbench.bench.cli import app
@@ -22,6 +26,7 @@ from gtvbench.datasets.phantom import Phantom, PhantomOptions
 
 ARMS = "box-fill,box-ellipse,litemedsam-zero-shot"
 ZERO_SHOT = "methods.litemedsam-zero-shot={weights: demo, image-size: 64, fusions: [multimodal]}"
+NAMES = {1: "GTVp", 2: "GTVn"}
 FILES = {"CT": "ct", "PET": "pet", "T1w": "t1", "T2w": "t2"}
 
 
@@ -43,7 +48,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tree(place: Path, phantoms: list[SourceCase]) -> dict[str, Written]:
-    return write_tree(place / "archive", phantoms, {1: "GTVp", 2: "GTVn"})
+    carriers = {phantoms[0].name: ("RTSTRUCT",), phantoms[1].name: ("SEG",)}
+    return write_tree(place / "archive", phantoms, NAMES, carriers)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,8 @@ def test_the_scan_tells_what_is_there_and_what_becomes_of_it(place: Path, dicom_
     for remark in ("not attenuation-corrected", "projection", "localizer"):
         assert remark in told
     assert "RTDOSE in 2 patients" in told
+    for kind in ("RTSTRUCT", "SEG"):
+        assert re.search(rf"GTVp +{kind} +1 +GTV-T", told)
     draft = yaml.safe_load((place / "again.yaml").read_text())
     assert draft["structures"] == {"GTV-T": 1, "GTV-N": 2}
     assert draft["split"] == {"counts": {"test": 2}}
@@ -124,23 +132,59 @@ def test_nothing_of_the_patients_is_in_what_may_be_shared(
             assert not [value for value in values if value in text], path
 
 
-def test_a_bad_patient_is_a_row_that_tells_nothing_of_the_patient(
-    place: Path, dicom_run: Path, tree: dict[str, Written], phantoms: list[SourceCase], tmp_path: Path
-) -> None:
-    written = write_tree(tmp_path / "archive", phantoms, {1: "GTVp", 2: "GTVn"}, decoys=False, seed=5)
-    victim = written[phantoms[0].name].person
-    from pydicom import dcmread
-
-    for path in sorted((tmp_path / "archive").rglob("IM*")):
+def files_of(archive: Path, series: str) -> list[Path]:
+    """Files of a series, in the order of its slices."""
+    found = {}
+    for path in archive.glob("[0-9]/IM*"):
         header = dcmread(path, stop_before_pixels=True)
-        if header.PatientID == victim.identity and header.Modality == "CT" and header.InstanceNumber == 7:
-            path.unlink()
-    assert bench("scan", tmp_path / "archive", "--out", tmp_path / "study.yaml").exit_code == 0
+        if header.SeriesInstanceUID == series:
+            found[int(header.InstanceNumber)] = path
+    return [path for _, path in sorted(found.items())]
+
+
+def test_bad_patients_are_rows_that_tell_nothing_of_them_and_the_rest_runs(
+    phantoms: list[SourceCase], tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    cases = [*phantoms, *(replace(case, name=f"good {case.name}") for case in phantoms)]
+    carriers = {case.name: (kind,) for case, kind in zip(cases, ("RTSTRUCT", "SEG") * 2, strict=True)}
+    written = write_tree(archive, cases, NAMES, carriers, seed=5)
+    hole, cut = (written[case.name].person for case in phantoms)
+    files_of(archive, hole.uid("planning", "series", 2))[7].unlink()
+    pet = files_of(archive, cut.uid("planning", "series", 5))[9]
+    pet.write_bytes(pet.read_bytes()[:-500])
+    assert bench("scan", archive, "--out", tmp_path / "study.yaml").exit_code == 0
     ran = bench("run", tmp_path / "study.yaml", "--methods", "box-fill", "--out", tmp_path / "run", "--log", "quiet")
     assert ran.exit_code == 3, ran.output
-    failures = (tmp_path / "run" / "failures.json").read_text()
-    assert "slice(s) missing" in failures
-    assert search_run(tmp_path / "run", dicom_terms(tmp_path / "archive") | path_terms([tmp_path / "archive"])) == []
+    key = Pseudonyms.open(tmp_path / "gtvbench-private" / "pseudonyms.json")
+    failures = {row["case"]: row["message"] for row in json.loads((tmp_path / "run" / "failures.json").read_text())}
+    assert "slice(s) missing" in failures.pop(key.of(hole.identity))
+    assert "ends before its content does" in failures.pop(key.of(cut.identity))
+    assert failures == {}
+    scores = pd.read_parquet(tmp_path / "run" / "scores.parquet")
+    assert set(scores["case"]) == {key.of(written[case.name].person.identity) for case in cases[2:]}
+    assert set(scores["status"]) <= {"ok", "both_empty"}  # a phantom has no node
+    assert search_run(tmp_path / "run", dicom_terms(archive) | path_terms([archive])) == []
+
+
+def test_a_patient_with_contours_and_a_segmentation_is_decided_by_the_rule_that_the_message_names(
+    phantoms: list[SourceCase], tmp_path: Path
+) -> None:
+    write_tree(tmp_path / "archive", phantoms[:1], NAMES, ("RTSTRUCT", "SEG"), decoys=False)
+    study = tmp_path / "study.yaml"
+    assert bench("scan", tmp_path / "archive", "--out", study).exit_code == 0
+    refused = bench("check", study, "--log", "quiet")
+    assert refused.exit_code == 2
+    rules = dict.fromkeys(
+        re.findall(r"'structure-set: (\{(?:kind|prefer|id): .*?\})'", " ".join(refused.output.split()))
+    )
+    assert len(rules) == 3
+    for rule in rules:
+        decided = bench("check", study, "--set", f"dataset.structure-set={rule}", "--set", ZERO_SHOT, "--log", "quiet")
+        assert "ready: 1 patients, 0 errors" in decided.output, decided.output
+    ran = bench("run", study, "--set", f"dataset.structure-set={min(rules)}", "--methods", "box-fill", "--out",
+                tmp_path / "run", "--log", "quiet")  # fmt: skip
+    assert ran.exit_code == 0, ran.output
 
 
 @pytest.mark.parametrize("kind", ["rtstruct", "seg"])

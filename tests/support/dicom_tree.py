@@ -32,12 +32,13 @@ def write_tree(
     folder: Path,
     cases: Sequence[SourceCase],
     names: Mapping[int, str],
-    carriers: Sequence[str] = ("RTSTRUCT",),
+    carriers: Sequence[str] | Mapping[str, Sequence[str]] = ("RTSTRUCT",),
     decoys: bool = True,
     seed: int = 0,
 ) -> dict[str, Written]:
     """Write cases (canonical grids) below `folder`; `names` are the regions' names by label value. By case's name.
 
+    `carriers`: RTSTRUCT, SEG or both, for all cases or by case's name.
     Decoys: a localizer, an older study with a CT of its own, another kernel's reconstruction, a PET without attenuation
     correction, a projection, a secondary capture, a dose object, a file cut short, a text file and a DICOMDIR.
     """
@@ -46,7 +47,8 @@ def write_tree(
     found, datasets = {}, []
     for case in cases:
         person = Person.draw(rng, f"{seed} {case.name}")
-        made, volumes = _patient(person, case, names, carriers)
+        carried = carriers[case.name] if isinstance(carriers, Mapping) else carriers
+        made, volumes = _patient(person, case, names, carried)
         datasets += made
         if decoys:
             datasets += list(_decoys(person, case))
