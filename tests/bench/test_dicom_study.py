@@ -113,6 +113,17 @@ def test_scores_are_those_of_the_same_patients_as_nifti(
     assert dsc.max() < 0.02  # CT rounded to whole HU
 
 
+def test_two_workers_prepare_the_same_bytes_as_the_run_itself(place: Path, dicom_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ran = bench("run", place / "study.yaml", "--set", "preparation={workers: 2}", "--methods", "box-fill", "--out", run,
+                "--log", "quiet")  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    files = [path.relative_to(run) for name in ("cases", "references") for path in (run / name).rglob("*.npy")]
+    assert len(files) > 4
+    for file in files:
+        assert (run / file).read_bytes() == (dicom_run / file).read_bytes(), file
+
+
 def test_nothing_of_the_patients_is_in_what_may_be_shared(
     place: Path, dicom_run: Path, tree: dict[str, Written]
 ) -> None:
