@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,19 @@ class StructureSet:
         return tuple(roi.name for roi in self.rois)
 
     def roi(self, name: str) -> Roi:
-        """The region of a name; raises DataError, listing the names there are, where none or several bear it."""
+        """The region of a name; raises DataError, listing the names there are, where none or several bear it, and where
+        another has its number, so that the file does not tell whose the contours are."""
         found = [roi for roi in self.rois if roi.name == name]
-        if len(found) == 1:
-            return found[0]
-        told = f"{len(found)} structures are named {name!r}" if found else f"no structure is named {name!r}"
-        raise self.header.error(told, f"the file has {', '.join(self.names)}")
+        if len(found) != 1:
+            told = f"{len(found)} structures are named {name!r}" if found else f"no structure is named {name!r}"
+            raise self.header.error(told, f"the file has {', '.join(self.names)}")
+        sharing = [roi.name for roi in self.rois if roi.number == found[0].number and roi is not found[0]]
+        if sharing:
+            raise self.header.error(
+                f"structure {name!r} and {', '.join(map(repr, sharing))} have one {tag_name('ROINumber')}",
+                "the file is damaged; export the structure set again",
+            )
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -70,15 +78,14 @@ def read_structures(path: Path, case: str | None = None) -> StructureSet:
         raise header.error(
             f"{tag_name('Modality')} is {header.text('Modality') or 'missing'}, not RTSTRUCT", "check the path"
         )
-    contours = {
-        header.within(item).text("ReferencedROINumber"): len(header.within(item).items("ContourSequence"))
-        for item in header.items("ROIContourSequence")
-    }
+    contours: Counter[str] = Counter()
+    for item in map(header.within, header.items("ROIContourSequence")):
+        contours[item.text("ReferencedROINumber")] += len(item.items("ContourSequence"))
     rois = []
     for item in map(header.within, header.items("StructureSetROISequence")):
         number = item.text("ROINumber")
         frame = item.text("ReferencedFrameOfReferenceUID")
-        rois.append(Roi(number, item.text("ROIName") or f"ROI {number}", frame, contours.get(number, 0)))
+        rois.append(Roi(number, item.text("ROIName") or f"ROI {number}", frame, contours[number]))
     if not rois:
         raise header.error(
             f"the file lists no structure ({tag_name('StructureSetROISequence')} is empty)",

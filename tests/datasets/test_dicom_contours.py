@@ -134,6 +134,25 @@ def test_regions_are_listed_by_name_in_the_file_s_order(tmp_path: Path) -> None:
     assert "GTVp, Brain, ROI 3" in (caught.value.remedy or "")
 
 
+def test_contours_of_a_region_in_several_items_are_all_its_own(tmp_path: Path) -> None:
+    ds = structures({"GTV": [_box(1, 0.5, 0.5, 2.5, 2.5)], "x": [_box(2, 0.5, 0.5, 2.5, 2.5)], "y": []})
+    for item in ds.ROIContourSequence:
+        item.ReferencedROINumber = 1
+    read = read_structures(save(ds, tmp_path / "rt.dcm"))
+    assert [roi.contours for roi in read.rois] == [2, 0, 0]
+    np.testing.assert_array_equal(roi_mask(read, "GTV", GRID).array, _expected((1, 1, 1, 2, 2), (2, 1, 1, 2, 2)))
+
+
+def test_two_regions_of_one_number_are_refused_since_contours_go_by_it(tmp_path: Path) -> None:
+    ds = structures({"GTVp": [_box(1, 1, 1, 3, 3)], "GTVn": [_box(2, 1, 1, 3, 3)], "Brain": [_box(2, 1, 1, 3, 3)]})
+    ds.StructureSetROISequence[1].ROINumber = 1
+    read = read_structures(save(ds, tmp_path / "rt.dcm"))
+    assert roi_mask(read, "Brain", GRID).array.any()
+    for name in ("GTVp", "GTVn"):
+        with pytest.raises(DataError, match="have one ROINumber"):
+            roi_mask(read, name, GRID)
+
+
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no contour": ([], {}, "has no closed contour"),
     "points": ([_box(1, 1, 1, 2, 2)[:1]], {"kind": "POINT"}, r"only 1 point\(s\)"),
