@@ -13,12 +13,14 @@ import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gtvbench.bench.checkerboards import checkerboard
 from gtvbench.bench.contours import box_outline, outline, slice_dsc
 from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.errors import StoreError
@@ -34,6 +36,7 @@ from gtvbench.bench.store import PICTURES_SCHEMA, Store, step_key, write_atomica
 PICTURES_VERSION = 1
 HIDING_VERSION = 1
 CONTOURS_VERSION = 1
+CHECKERBOARDS_VERSION = 1
 
 #: Shown around the target, in mm: within the slice, and above and below it.
 MARGIN_MM, MARGIN_SLICES_MM = 40.0, 10.0
@@ -224,7 +227,28 @@ class PictureSteps:
             write_atomically(path, pack(record, crop, images, hidden))
             self.store.finish(f"pictures/{case}", key, [path])
 
-        self._step(f"pictures/{case}", key, None, case, make)
+        self._step(f"pictures/{case}", key, None, case, make, self.store.pictures(case))
+
+    def of_registrations(self, prepared: Prepared) -> None:
+        """Checkerboards of what was registered in one case, where they are not there yet."""
+        for modality, facts in (prepared.meta.get("registration") or {}).items():
+            if facts["status"] == "registered":
+                self._of_registration(prepared, modality, facts)
+
+    def _of_registration(self, prepared: Prepared, modality: str, facts: dict[str, Any]) -> None:
+        case, path = prepared.case, self.store.checkerboard(prepared.case, modality)
+        step = f"checkerboards/{case}/{modality}"
+        key = step_key(
+            "checkerboard", CHECKERBOARDS_VERSION, images=prepared.images_digest, reference=prepared.reference_digest,
+            facts=facts, hiding=HIDING_VERSION if self.hide_faces else None,
+        )  # fmt: skip
+
+        def make() -> None:
+            kept, images = self.store.before_registration(case, modality), Images(case, self.store.case_folder(case))
+            write_atomically(path, checkerboard(kept, modality, facts["reference"], images, self.hide_faces))
+            self.store.finish(step, key, [path])
+
+        self._step(step, key, None, case, make, path)
 
     def of_arm(
         self, arm: str, case: str, predicted: str | None, status: str | None, read: Callable[[], Label | None]
@@ -243,9 +267,9 @@ class PictureSteps:
             write_atomically(path, _json(contour_record(read(), reference, crop, self.structures, status)))
             self.store.finish(step, key, [path])
 
-        self._step(step, key, arm, case, make)
+        self._step(step, key, arm, case, make, path)
 
-    def _step(self, step: str, key: str, arm: str | None, case: str, make: Callable[[], None]) -> None:
+    def _step(self, step: str, key: str, arm: str | None, case: str, make: Callable[[], None], path: Path) -> None:
         if self.store.record(step, key) is None:
             self.store.forget(step)
             try:
@@ -253,17 +277,14 @@ class PictureSteps:
             except StoreError:
                 raise
             except Exception as error:
-                self._lost(arm, case, error)
+                self._lost(arm, case, error, path)
                 return
             self.computed += 1
         self.keys[step] = key
 
-    def _lost(self, arm: str | None, case: str, error: Exception) -> None:
+    def _lost(self, arm: str | None, case: str, error: Exception, path: Path) -> None:
         """Tell of what could not be made, and take away an older one: it would show something else."""
-        if arm is None:
-            self.store.pictures(case).unlink(missing_ok=True)
-        else:
-            self.store.contours(arm, case).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         LOGGER.warning("no pictures of %s%s: %s", case, f" for {arm}" if arm else "", error)
         event = {"message": f"{type(error).__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
         self.failed("pictures", arm, case, "no_pictures", event)

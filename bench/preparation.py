@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,11 @@ def publish_case(
     publish_folder(part, final)
     publish_file(store.reference(case.name), lambda path: _save(path, label))
     outputs = [*sorted(path for path in final.rglob("*") if path.is_file()), store.reference(case.name)]
+    for modality, record in case.registrations.items():
+        if record.before:
+            # Its planes run through the target: they must not lie where methods look for images.
+            outputs.append(store.before_registration(case.name, modality))
+            publish_file(outputs[-1], partial(_save_planes, planes=record.before))
     store.finish(step, key, outputs, {"images_digest": images_digest, "reference_digest": digest_array(label)})
 
 
@@ -156,6 +163,11 @@ def prompts_of(
     write_atomically(path, json.dumps(prompts.rows()) + "\n")
     store.finish(step, key, [path], {"digest": prompts.digest})
     return prompts
+
+
+def _save_planes(path: Path, planes: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **planes)
 
 
 def _save(path: Path, array: np.ndarray[Any, Any]) -> None:

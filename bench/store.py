@@ -168,6 +168,10 @@ class Store:
         """Reference label map of a case, kept apart from its images."""
         return self.folder / "references" / f"{case}.npy"
 
+    def before_registration(self, case: str, modality: str) -> Path:
+        """How an image lay before registration (checkerboards.py), in planes through the target: not for methods."""
+        return self.folder / "references" / "before-registration" / f"{case}.{modality}.npz"
+
     def arm_folder(self, arm: str) -> Path:
         """Everything of one arm."""
         return self.folder / "arms" / arm
@@ -179,6 +183,10 @@ class Store:
     def pictures(self, case: str) -> Path:
         """Pictures of a case for the report: an archive of record.json and <modality>/<slice>.webp."""
         return self.folder / "pictures" / f"{case}.zip"
+
+    def checkerboard(self, case: str, modality: str) -> Path:
+        """Picture of a registration for the report, WebP."""
+        return self.folder / "pictures" / "registration" / f"{case}.{modality}.webp"
 
     def contours(self, arm: str, case: str) -> Path:
         """Contours of a prediction for the report, in the frame of the case's pictures."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
+from gtvbench.bench.checkerboards import kept_before
 from gtvbench.bench.core.cases import RegistrationRecord, SourceCase
 from gtvbench.bench.core.digest import generator_from
 from gtvbench.bench.core.errors import DataError, StudyError
@@ -140,6 +141,9 @@ def put_together(
         if registration is not None and modality in registration.modalities:
             transform, records[modality], told = _registered(case, modality, whole, moving, registration)
             notes += told
+            if transform is not None:
+                lay = _as_it_lay(moving, grid, modality, label, case.name, part.file)
+                records[modality] = replace(records[modality], before=lay)
         images[modality], share = image_to_grid(
             moving, grid, BACKGROUND[modality], case=case.name, file=part.file, transform=transform
         )
@@ -158,11 +162,28 @@ def _registered(
     frame = case.parts[case.reference].frame_of_reference
     if frame and part.frame_of_reference == frame and not options.force:
         return None, RegistrationRecord({"status": "shared frame of reference"}), []
-    found = register(fixed, moving, options, fixed_is_ct=case.reference == "CT", case=case.name, file=part.file)
+    found = register(
+        fixed, moving, options, fixed_is_ct=case.reference == "CT", moving_is_ct=modality == "CT", case=case.name,
+        file=part.file,
+    )  # fmt: skip
     notes = [f"{modality}: {note}" for note in found.notes]
+    facts = {"reference": case.reference, "by": options.by, **found.facts()}
     if not found.stages:
-        return None, RegistrationRecord({"status": "kept as the headers say", **found.facts()}), notes
-    return found.transform, RegistrationRecord({"status": "registered", **found.facts()}, found.as_file()), notes
+        return None, RegistrationRecord({"status": "kept as the headers say", **facts}), notes
+    return found.transform, RegistrationRecord({"status": "registered", **facts}, found.as_file()), notes
+
+
+def _as_it_lay(
+    moving: Volume, grid: Grid, modality: str, label: npt.NDArray[np.uint8], case: str, file: Path
+) -> dict[str, npt.NDArray[Any]]:
+    """What a picture needs of an image before registration, through the middle of the reference label, or the grid."""
+    voxels = np.argwhere(label)
+    middle = voxels.mean(axis=0) if len(voxels) else np.asarray(grid.shape) / 2
+    try:
+        before = image_to_grid(moving, grid, BACKGROUND[modality], case=case, file=file)[0]
+    except DataError:  # by its headers it lay elsewhere: nothing of it is in the picture
+        before = None
+    return kept_before(before, modality, [int(v) for v in middle], grid)
 
 
 def crop_bounds(label: npt.NDArray[np.uint8], spacing: Sequence[float], crop: CropOptions, case: str) -> Bounds:

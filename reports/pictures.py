@@ -136,6 +136,22 @@ class Pictures:
                 return found
         return None
 
+    def checkerboard(self, case: str, modality: str) -> bytes | None:
+        """Picture of a registration (WebP); None where the run has none, or not whole."""
+        for store in self._stores:
+            try:
+                found = store.checkerboard(case, modality).read_bytes()
+            except OSError:
+                continue
+            # RIFF: the length of what follows stands in the header.
+            if (
+                found[:4] == b"RIFF"
+                and found[8:12] == b"WEBP"
+                and int.from_bytes(found[4:8], "little") + 8 == len(found)
+            ):
+                return found
+        return None
+
     def contours(self, arm: str, case: CasePictures) -> Contours | None:
         """Contours of an arm on a case; None where there are none, or they were made for another frame."""
         if arm not in self._origins:

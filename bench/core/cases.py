@@ -25,11 +25,13 @@ from gtvbench.bench.core.prompts import Prompts
 
 @dataclass(frozen=True)
 class RegistrationRecord:
-    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/study-file.md), and the transform as
-    the content of an ITK transform file; None where nothing was done."""
+    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/study-file.md), the transform as the
+    content of an ITK transform file (None where nothing was done), and what is kept of how it lay before
+    (checkerboards.py)."""
 
     facts: Mapping[str, Any]
     transform: bytes | None = None
+    before: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""How MR came to the reference image: similarity before and after, motion and folding, from the run's provenance."""
+"""How MR came to the reference image: similarity before and after, motion, folding and pictures of the registration."""
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +11,39 @@ import pandas as pd
 from gtvbench.reports.book import Book
 from gtvbench.reports.layout import Cell, Table, row_of
 from gtvbench.reports.load import Run
+from gtvbench.reports.pictures import Pictures
 from gtvbench.reports.text import counted, number, percent
 
 #: Rows on the page: those that gained least, and those that fold; all are in registration.csv.
 MOST_ROWS = 12
+#: Pictures on the page, and their size in bytes together; the others lie in the run folder.
+MOST_PICTURES, MOST_BYTES = 24, 1_500_000
 _COLUMNS = ("case", "modality", "status", "stages", "before", "after", "mean_mm", "largest_mm", "smallest_jacobian",
             "folding", "seconds")  # fmt: skip
 
 
 @dataclass(frozen=True)
+class Checkerboard:
+    """Squares of both images before (above) and after (below); `picture` is WebP, base64."""
+
+    case: str
+    modality: str
+    reference: str
+    picture: str
+
+
+@dataclass(frozen=True)
 class Registrations:
-    """A sentence on all of them, and the table of those to look at."""
+    """A sentence on all of them, the table of those to look at, and pictures in the same order.
+
+    `absent`: pictures that are in the run folder, not on the page; `hidden`: they do not show the body's surface.
+    """
 
     sentence: str
     table: Table
+    pictures: tuple[Checkerboard, ...] = ()
+    absent: int = 0
+    hidden: bool = False
 
 
 def registrations(run: Run, book: Book) -> Registrations | None:
@@ -50,7 +70,27 @@ def registrations(run: Run, book: Book) -> Registrations | None:
     more = f" ({MOST_ROWS} of {len(shown)}: folding first, then the smallest gain)" if len(shown) > MOST_ROWS else ""
     head = ("Case", "Modality", "Stages", "before", "after", "mean", "largest", "least Jacobian", "folds", "s")
     groups = (("", 3), ("Mutual information", 2), ("Displacement (mm)", 2), ("", 3))
-    return Registrations(text, Table("registration", f"Registration to the reference image{more}", head, rows, groups))
+    table = Table("registration", f"Registration to the reference image{more}", head, rows, groups)
+    hidden = not run.synthetic and (run.study.get("report") or {}).get("faces", "hide") == "hide"
+    return Registrations(text, table, *_checkerboards(run, shown), hidden)
+
+
+def _checkerboards(run: Run, shown: pd.DataFrame) -> tuple[tuple[Checkerboard, ...], int]:
+    """Pictures in the order of the table as far as there is room, and the number left out."""
+    pictures, size, absent = Pictures(run), 0, 0
+    found: list[Checkerboard] = []
+    for case, modality in zip(shown["case"], shown["modality"], strict=True):
+        picture = pictures.checkerboard(case, modality)
+        if picture is None:
+            continue
+        if len(found) == MOST_PICTURES or size + len(picture) > MOST_BYTES:
+            absent += 1
+            continue
+        size += len(picture)
+        facts = run.provenance["registration"][case][modality]
+        encoded = base64.b64encode(picture).decode()
+        found.append(Checkerboard(case, modality, str(facts.get("reference", "reference")), encoded))
+    return tuple(found), absent
 
 
 def registration_frame(run: Run) -> pd.DataFrame:
