@@ -120,7 +120,7 @@ def _panel(
 ) -> npt.NDArray[np.uint8]:
     """One plane (rows, columns, 3): squares of both, the reference wherever the other image has nothing."""
     if hidden is not None:  # before anything is made smaller, which would mix what is hidden into its neighbours
-        base, other = (np.where(hidden, np.uint8(HIDDEN_GREY), plane) for plane in (base, other))
+        base, other = np.where(hidden, np.uint8(HIDDEN_GREY), base), np.where(hidden, np.uint8(0), other)
     base, other = base[shown], other[shown]
     size = [max(1, round(n * step / pixel)) for n, step in zip(base.shape, steps, strict=True)]
     lower, upper = (_resized(plane, size[0], size[1]) for plane in (base, other))

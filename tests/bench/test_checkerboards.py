@@ -1,0 +1,128 @@
+"""Checkerboards: both images in their squares, before and after; nothing of the body's surface unless it is wanted."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gtvbench.bench.checkerboards import checkerboard, kept_before, planes_through
+from gtvbench.bench.core.cases import Images, RegistrationRecord, SourceCase
+from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.pictures import PictureSteps
+from gtvbench.bench.preparation import Prepared, load_prepared, publish_case
+from gtvbench.bench.store import Store
+
+GRID = Grid((40, 100, 100), (4.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+AT = (20, 50, 50)
+GTV = structures_from({"GTV": 1})
+
+
+def cylinder(shift: int = 0, inside: float = 100.0, outside: float = 0.0) -> np.ndarray:
+    """A body of 80 mm radius along z, moved along x by so many voxels."""
+    _, y, x = np.indices(GRID.shape)
+    return np.where((y - 50) ** 2 + (x - 50 - shift) ** 2 < 40**2, inside, outside).astype(np.float32)
+
+
+def case_of(shift: int = 6) -> SourceCase:
+    label = np.zeros(GRID.shape, np.uint8)
+    label[18:23, 48:53, 48:53] = 1
+    before = kept_before(cylinder(shift), "T1w", AT, GRID)
+    facts = {"status": "registered", "reference": "CT"}
+    images = {"CT": cylinder(0, 40.0, -1000.0), "T1w": cylinder()}
+    records = {"T1w": RegistrationRecord(facts, b"tfm", before)}
+    turn = Reorientation((0, 1, 2), (False, False, False))
+    return SourceCase("P", "P", GRID, images, label, GRID, turn, registrations=records)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "run")
+
+
+def publish(store: Store) -> Prepared:
+    publish_case(store, "key", case_of(), ("CT", "T1w"), GTV)
+    prepared = load_prepared(store, "key", "P")
+    assert prepared is not None
+    return prepared
+
+
+def shown(store: Store, hide: bool) -> np.ndarray:
+    images = Images("P", store.case_folder("P"))
+    content = checkerboard(store.before_registration("P", "T1w"), "T1w", "CT", images, hide)
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def tinted(picture: np.ndarray) -> np.ndarray:
+    """Where the other image is: more red than blue."""
+    return picture[..., 0] - picture[..., 2] > 25
+
+
+def test_planes_have_the_head_up() -> None:
+    volume = np.arange(24).reshape(2, 3, 4)
+    planes = planes_through(volume, (1, 2, 3))
+    assert planes["axial"].tolist() == volume[1].tolist()
+    assert planes["coronal"].tolist() == [volume[1, 2].tolist(), volume[0, 2].tolist()]
+    assert planes["sagittal"].tolist() == [volume[1, :, 3].tolist(), volume[0, :, 3].tolist()]
+
+
+def test_before_lies_above_and_off_by_what_it_was_off(store: Store) -> None:
+    publish(store)
+    picture = shown(store, hide=False)
+    half = picture.shape[0] // 2
+    above, below = tinted(picture[:half, : picture.shape[1] // 3]), tinted(picture[half:, : picture.shape[1] // 3])
+    assert 0.2 < below.sum() / (np.pi / 4 * half**2) < 0.8  # about every second square of the body
+    reach = [np.flatnonzero(part.any(axis=0))[-1] for part in (above, below)]
+    assert reach[0] - reach[1] >= 4  # 12 mm to the right of where it was taken to
+
+
+def test_hidden_surfaces_of_both_images_are_grey_in_every_plane(store: Store) -> None:
+    publish(store)
+    open_, closed = shown(store, hide=False), shown(store, hide=True)
+    third = open_.shape[1] // 3
+    columns = [np.flatnonzero((tinted(p) | (p.min(axis=-1) > 100))[: p.shape[0] // 2, :third].any(axis=0))
+               for p in (open_, closed)]  # fmt: skip
+    pixel_mm = 160 / (columns[0][-1] - columns[0][0])
+    margins = [(columns[1][0] - columns[0][0]) * pixel_mm, (columns[0][-1] - columns[1][-1]) * pixel_mm]
+    # The image lay 12 mm to the right: on the left its own surface is nearer to the middle, on the right the CT's.
+    assert min(margins) >= 12
+
+
+def test_steps_make_the_pictures_once_and_tell_what_cannot_be_made(store: Store) -> None:
+    prepared, failed = publish(store), []
+    steps = PictureSteps(store, GTV, lambda *what: failed.append(what), hide_faces=True)
+    steps.of_registrations(prepared)
+    path = store.checkerboard("P", "T1w")
+    content = path.read_bytes()
+    assert content[:4] == b"RIFF" and steps.computed == 1 and not failed
+    steps.of_registrations(prepared)
+    assert steps.computed == 1
+    open_ = PictureSteps(store, GTV, lambda *what: failed.append(what))
+    open_.of_registrations(prepared)
+    assert path.read_bytes() != content  # what may be seen is part of the key
+    store.before_registration("P", "T1w").write_bytes(b"broken")
+    steps.of_registrations(prepared)
+    assert [row[3] for row in failed] == ["no_pictures"]
+    assert not path.exists()
+
+
+def test_what_was_not_registered_has_no_picture(store: Store) -> None:
+    prepared = publish(store)
+    prepared.meta["registration"] = {"T1w": {"status": "shared frame of reference"}}
+    PictureSteps(store, GTV, lambda *what: pytest.fail(str(what))).of_registrations(prepared)
+    assert not store.checkerboard("P", "T1w").exists()
+
+
+def test_methods_see_nothing_that_runs_through_the_target(store: Store) -> None:
+    """The planes do; they must not lie in the folder that a method is given."""
+    publish(store)
+    names = {path.name for path in Images("P", store.case_folder("P")).folder.rglob("*")}
+    assert names == {"CT.nii", "CT.uint8.npy", "T1w.nii", "T1w.uint8.npy", "case.json", "registration", "T1w.tfm"}
+
+
+def test_an_image_that_lay_elsewhere_is_absent_before(tmp_path: Path) -> None:
+    kept: dict[str, Any] = kept_before(None, "T1w", AT, GRID)
+    assert (kept["axial"] == 0).all() and kept["hidden axial"].all()
