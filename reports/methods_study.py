@@ -37,7 +37,7 @@ from gtvbench.reports.words import (
 )
 
 #: Sources that bring every modality to the grid of the reference image (datasets/resample.py).
-_RESAMPLED = ("folders", "nnunet-raw")
+_RESAMPLED = ("folders", "files", "nnunet-raw", "dicom")
 
 _SUBSETS = {"train": "to train on", "validation": "for validation", "test": "to test"}
 
@@ -101,10 +101,39 @@ def images(run: Run) -> list[str]:
             f"{cite('lowekamp2013')}: images linearly, smoothed before along axes where the {reference} is coarser by "
             "more than a quarter, label maps by nearest neighbour."
         )
-    said += _grids(run) + _coverage(run) + _crop(dataset)
+    said += _registration(run, dataset) + _grids(run) + _coverage(run) + _crop(dataset)
     if any(arm.fusion != NO_FUSION for arm in of_kinds(run, LITEMEDSAM)):
         said += _scaling(modalities)
     return said + _fusions(run, modalities)
+
+
+def _registration(run: Run, dataset: Mapping[str, Any]) -> list[str]:
+    """How modalities were registered, and how many were; nothing where headers were trusted."""
+    facts = [
+        (str(modality), mapping(record))
+        for of_case in mapping(run.provenance.get("registration")).values()
+        for modality, record in mapping(of_case).items()
+    ]
+    done = [record for _, record in facts if record.get("status") == "registered"]
+    if not done:
+        return []
+    by = "mutual information" + cite("mattes2003")
+    if any(record.get("by") == "structure" for record in done):
+        by = f"descriptors of local structure{cite('heinrich2013')}"
+    deformed = sum("bspline" in (record.get("stages") or ()) for record in done)
+    spacing = mapping(dataset.get("registration")).get("control-point-mm", 50)
+    text = f"{listed(list(dict.fromkeys(named(m) for m, _ in facts)))} were registered to the reference image by {by}"
+    text += ", rigidly"
+    if deformed:
+        text += f" and then with a cubic B-spline{cite('rueckert1999')} (control points {named(spacing)} mm apart)"
+    text += f"; a stage was kept where mutual information{cite('mattes2003')} rose. "
+    said = f"That was so for {counted(len(done), 'image')} of {len(facts)}"
+    if deformed and deformed < len(done):
+        said += f", with the B-spline for {deformed}"
+    trusted = sum(record.get("status") == "shared frame of reference" for _, record in facts)
+    if trusted:
+        said += f"; {trusted} shared the frame of reference and were left as they were"
+    return [text + said + "."]
 
 
 def _grids(run: Run) -> list[str]:
@@ -229,8 +258,8 @@ def not_recorded(run: Run) -> list[str]:
     """What the authors must add, because no run folder holds it."""
     if run.synthetic:
         return []
+    registration = "" if run.provenance.get("registration") else "registration of the modalities, "
     return [
         "Authors must add what the run does not record: where the patients come from and how they were chosen, "
-        "scanners and protocols, registration of the modalities, who drew the reference and by which guideline, and "
-        "the ethics approval."
+        f"scanners and protocols, {registration}who drew the reference and by which guideline, and the ethics approval."
     ]

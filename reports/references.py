@@ -95,6 +95,28 @@ _ALL = (
         2021, volume="18", number="2", pages="203\u2013211", doi="10.1038/s41592-020-01008-z",
     ),
     Reference(
+        "heinrich2013",
+        ("Heinrich, Mattias Paul", "Jenkinson, Mark", "Papie\u017c, Bart\u0142omiej W.", "Brady, Michael",
+         "Schnabel, Julia A."),
+        "Towards Realtime Multimodal Fusion for Image-Guided Interventions Using Self-similarities",
+        "Medical Image Computing and Computer-Assisted Intervention (MICCAI), LNCS", 2013, volume="8149",
+        pages="187\u2013194", doi="10.1007/978-3-642-40811-3_24", kind="inproceedings",
+    ),
+    Reference(
+        "mattes2003",
+        ("Mattes, David", "Haynor, David R.", "Vesselle, Hubert", "Lewellen, Thomas K.", "Eubank, William"),
+        "PET-CT image registration in the chest using free-form deformations", "IEEE Transactions on Medical Imaging",
+        2003, volume="22", number="1", pages="120\u2013128", doi="10.1109/TMI.2003.809072",
+    ),
+    Reference(
+        "rueckert1999",
+        ("Rueckert, Daniel", "Sonoda, Luke I.", "Hayes, Carmel", "Hill, Derek L. G.", "Leach, Martin O.",
+         "Hawkes, David J."),
+        "Nonrigid registration using free-form deformations: application to breast MR images",
+        "IEEE Transactions on Medical Imaging", 1999, volume="18", number="8", pages="712\u2013721",
+        doi="10.1109/42.796284",
+    ),
+    Reference(
         "nikolov2021", ("Nikolov, Stanislav", "Blackwell, Sam", "Zverovitch, Alexei", "others"),
         "Clinically Applicable Segmentation of Head and Neck Anatomy for Radiotherapy: Deep Learning Algorithm "
         "Development and Validation Study", "Journal of Medical Internet Research", 2021, volume="23", number="7",

@@ -18,8 +18,8 @@ from gtvbench.reports.text import counted, number, percent
 MOST_ROWS = 12
 #: Pictures on the page, and their size in bytes together; the others lie in the run folder.
 MOST_PICTURES, MOST_BYTES = 24, 1_500_000
-_COLUMNS = ("case", "modality", "status", "stages", "before", "after", "mean_mm", "largest_mm", "smallest_jacobian",
-            "folding", "seconds")  # fmt: skip
+_COLUMNS = ("case", "modality", "status", "by", "stages", "before", "after", "mean_mm", "largest_mm",
+            "smallest_jacobian", "folding", "seconds")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def registration_frame(run: Run) -> pd.DataFrame:
             similarity, stages = facts.get("similarity") or {}, facts.get("stages") or []
             motion = facts.get("displacement_mm") or {}
             rows.append((
-                str(case), str(modality), str(facts.get("status", "")), " + ".join(map(str, stages)),
+                str(case), str(modality), str(facts.get("status", "")), facts.get("by"), " + ".join(map(str, stages)),
                 similarity.get("headers"), similarity.get(stages[-1]) if stages else None,
                 motion.get("mean"), motion.get("largest"), (facts.get("jacobian") or {}).get("smallest"),
                 facts.get("folding"), facts.get("seconds"),

@@ -1,17 +1,24 @@
 """How the page tells of registration: only where there was any, worst first, robust against odd records."""
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
+from gtvbench.bench.store import Store
 from gtvbench.reports.page import build_report
 
 
 def facts(after: float, folding: float = 0.0, status: str = "registered") -> dict[str, Any]:
     return {
-        "status": status, "stages": ["rigid", "bspline"] if status == "registered" else [],
+        "status": status, "reference": "CT", "by": "structure",
+        "stages": ["rigid", "bspline"] if status == "registered" else [],
         "similarity": {"headers": 0.2, "rigid": 0.4, "bspline": after},
         "displacement_mm": {"mean": 6.04, "largest": 21.3}, "jacobian": {"smallest": 0.83, "largest": 1.2},
         "folding": folding, "seconds": 17.2,
@@ -47,8 +54,61 @@ def test_images_that_fold_come_first_then_those_that_gained_least(run_folder: Pa
     assert frame.set_index(["case", "modality"]).loc[("case-a", "T1w"), "after"] == 0.9
 
 
-def test_many_patients_are_all_in_the_file_and_few_on_the_page(run_folder: Path) -> None:
-    page_with(run_folder, {f"case-{k:03d}": {"T1w": facts(0.5 + k / 1000)} for k in range(40)})
+def picture(run: Path, case: str, modality: str = "T1w", size: int = 40) -> bytes:
+    """A picture of noise, which compresses little."""
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), np.uint8)
+    Image.fromarray(noise).save(stream, "WEBP", quality=80)
+    path = Store(run).checkerboard(case, modality)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(stream.getvalue())
+    return stream.getvalue()
+
+
+def boards(page: str) -> list[str]:
+    captions = [re.sub(r"<[^>]+>", "", text) for text in re.findall(r"<figcaption>(.*?)</figcaption>", page)]
+    return [caption for caption in captions if caption.endswith(": T1w on CT")]
+
+
+def test_pictures_are_on_the_page_in_the_order_of_the_table_and_broken_ones_are_not(run_folder: Path) -> None:
+    content = picture(run_folder, "case-a")
+    picture(run_folder, "case-b")
+    broken = picture(run_folder, "case-c")
+    Store(run_folder).checkerboard("case-c", "T1w").write_bytes(broken[:-10])
+    page = page_with(run_folder, {
+        "case-a": {"T1w": facts(0.9)}, "case-b": {"T1w": facts(0.5)}, "case-c": {"T1w": facts(0.3)},
+    })  # fmt: skip
+    assert boards(page) == ["case-b: T1w on CT", "case-a: T1w on CT"]
+    assert base64.b64encode(content).decode() in page
+    assert "Pictures of the registration (2)" in page
+
+
+def test_of_many_patients_all_are_in_the_file_and_few_on_the_page(run_folder: Path) -> None:
+    for k in range(30):
+        picture(run_folder, f"case-{k:03d}")
+    page = page_with(run_folder, {f"case-{k:03d}": {"T1w": facts(0.5 + k / 1000)} for k in range(40)})
     table = (run_folder / "report" / "data" / "tables" / "registration.csv").read_text().splitlines()
     assert sum(row.startswith("case-") for row in table) == 12
     assert len(pd.read_csv(run_folder / "report" / "data" / "registration.csv")) == 40
+    assert len(boards(page)) == 24
+    assert "Pictures of the registration (24 of 30)" in page
+    assert "the others lie in the run folder, in pictures/registration" in page
+
+
+def test_large_pictures_do_not_make_the_page_heavy(run_folder: Path) -> None:
+    sizes = [len(picture(run_folder, f"case-{k}", size=900)) for k in range(5)]
+    assert sum(sizes) > 1_500_000 > sizes[0]
+    page = page_with(run_folder, {f"case-{k}": {"T1w": facts(0.5 + k / 1000)} for k in range(5)})
+    assert len(boards(page)) == 1_500_000 // sizes[0]
+
+
+def test_the_methods_text_tells_how_images_were_registered(run_folder: Path) -> None:
+    page = page_with(run_folder, {
+        "case-a": {"T1w": facts(0.9), "T2w": {"status": "shared frame of reference"}},
+        "case-b": {"T1w": facts(0.5) | {"stages": ["rigid"]}, "T2w": facts(0.1, status="kept as the headers say")},
+    })  # fmt: skip
+    text = re.sub(r"<[^>]+>|\s+", " ", page)
+    assert "T1w and T2w were registered to the reference image by descriptors of local structure" in text
+    assert "That was so for 2 images of 4, with the B-spline for 1; 1 shared the frame of reference" in text
+    assert "registration of the modalities, " not in text
+    assert "10.1007/978-3-642-40811-3_24" in page
