@@ -13,6 +13,10 @@ from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import Structure
 
 
+#: Raised when the same images are registered otherwise than before.
+REGISTRATION_VERSION = 2
+
+
 def hyphenated(name: str) -> str:
     """Names of options in YAML use hyphens."""
     return name.replace("_", "-")
@@ -26,10 +30,11 @@ class SourceOptions(BaseModel):
     def settings(self, aside: Collection[str]) -> dict[str, Any]:
         """The options that a case depends on, for its identity: all but those `aside`, JSON-serialisable.
 
-        `registration` counts only where it is asked for, so that cases prepared before there was any stay valid.
+        `registration` counts only where it is asked for, with the version of its code.
         """
         found = self.model_dump(mode="json", by_alias=True, exclude=set(aside))
-        return {key: value for key, value in found.items() if key != "registration" or value is not None}
+        asked = found.pop("registration", None)
+        return found if asked is None else found | {"registration": {**asked, "version": REGISTRATION_VERSION}}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class DicomSource:
 
     Options: ClassVar[type[SourceOptions]] = DicomOptions
     description: ClassVar[str] = "DICOM folders (CT, PET, MR; RTSTRUCT or SEG), found by headers; see bench scan"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     synthetic: ClassVar[bool] = False
 
     def __init__(self, options: DicomOptions, base: Path, structures: Sequence[Structure], seed: int) -> None:
