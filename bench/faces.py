@@ -28,6 +28,8 @@ _CELL_MM = 3.0
 _CT_BODY_HU = -300.0
 #: Parts of the body apart from the largest (legs, arms) count from this share of it on.
 _PART = 0.05
+#: Added to MR (as a share of its brightest) before the logarithm is taken: what is darker is all alike.
+_FLOOR = 0.01
 #: The body is looked for in the first of these that a case has.
 _ORDER = ("CT", "T1w", "T2w", "PET")
 
@@ -100,12 +102,23 @@ def _deep_inside(body: Mask, spacing: Iterable[float]) -> Mask:
 
 
 def _otsu(cells: npt.NDArray[np.float32], modality: str) -> float:
-    """Threshold between background and body (Otsu, IEEE Trans SMC 9:62, 1979), below the uptake of single organs."""
+    """Threshold between background and body (Otsu, IEEE Trans SMC 9:62, 1979), below the uptake of single organs.
+
+    MR is parted by its logarithm: fat is so bright that it would be parted from all other tissue otherwise.
+    """
     top = float(np.percentile(cells, 95 if modality == "PET" else 99.5))
     low = float(cells.min())
     if not top > low:
         return top
-    counts, edges = np.histogram(np.clip(cells, low, top), 256, (low, top))
+    share = (np.clip(cells, low, top) - low) / (top - low)
+    if modality == "PET":
+        return low + (top - low) * _parting(share)
+    return low + (top - low) * (float(np.exp(_parting(np.log(share + _FLOOR)))) - _FLOOR)
+
+
+def _parting(values: npt.NDArray[Any]) -> float:
+    """The value that parts a histogram into two classes with the most variance between them."""
+    counts, edges = np.histogram(values, 256)
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below

@@ -34,7 +34,7 @@ from gtvbench.bench.scoring import label_boxes
 from gtvbench.bench.store import PICTURES_SCHEMA, Store, step_key, write_atomically
 
 PICTURES_VERSION = 1
-HIDING_VERSION = 1
+HIDING_VERSION = 2
 CONTOURS_VERSION = 1
 CHECKERBOARDS_VERSION = 1
 

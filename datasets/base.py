@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import Structure
 
-
 #: Raised when the same images are registered otherwise than before.
 REGISTRATION_VERSION = 2
 

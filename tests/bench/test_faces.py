@@ -53,6 +53,17 @@ def test_the_shell_and_everything_outside_is_hidden_and_the_middle_is_not(
     assert not hidden[ball(55)].any()
 
 
+def test_muscle_is_body_beside_fat_that_is_four_times_as_bright() -> None:
+    """A T1w that ends within the body: no ring of fat is closed there, to be filled."""
+    rng = np.random.default_rng(0)
+    x = np.arange(GRID.shape[2]) * GRID.spacing[2]
+    values = np.select([x < 30, x < 45], [0.0, 1000.0], 250.0)
+    volume = np.abs(np.broadcast_to(values, GRID.shape) + rng.normal(0, 15, GRID.shape)).astype(np.float32)
+    hidden = hidden_voxels({"T1w": volume}, GRID)
+    assert hidden[..., x < 30 + SHELL_MM].all()
+    assert not hidden[..., x > 30 + SHELL_MM + 12].any()
+
+
 def test_a_nose_leaves_no_trace_in_the_border_of_what_is_shown() -> None:
     body, nose = ball(), ball(12, (80, 20, 100))
     without = hidden_voxels({"CT": scan(body)}, GRID)
