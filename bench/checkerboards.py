@@ -19,7 +19,7 @@ from PIL import Image
 from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.fusion import BACKGROUND, display_range, to_uint8
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.faces import HIDDEN_GREY, hidden_voxels
+from gtvbench.bench.faces import HIDDEN_GREY, Mask, hidden_of_one
 
 #: Side of a square, and what is shown around the other image, in mm.
 SQUARE_MM, MARGIN_MM = 16.0, 10.0
@@ -49,38 +49,38 @@ def kept_before(
     """
     if volume is None:
         volume = np.full(grid.shape, BACKGROUND[modality], np.float32)
-    hidden = hidden_voxels({modality: volume}, grid)
-    kept: dict[str, Array] = {"at": np.asarray(at), "range": np.asarray(display_range(modality, volume.copy()))}
+    hidden = hidden_of_one(volume, modality, grid, BACKGROUND[modality])
+    kept: dict[str, Array] = {"at": np.asarray(at), "range": np.asarray(display_range(modality, volume))}
     kept |= {name: np.ascontiguousarray(plane) for name, plane in planes_through(volume, at).items()}
     return kept | {f"hidden {name}": np.ascontiguousarray(p) for name, p in planes_through(hidden, at).items()}
 
 
-def checkerboard(kept: Path, modality: str, reference: str, images: Images, hide: bool) -> bytes:
+def checkerboard(kept: Path, modality: str, reference: str, images: Images, surface: Mask | None) -> bytes:
     """A picture (WebP): above as the image lay before, below as registered; axial, coronal, sagittal.
 
-    `kept` is the file of `kept_before`; `reference` the modality that the other was registered to. Raises KeyError,
-    OSError or ValueError where the file is none.
+    `kept` is the file of `kept_before`; `reference` the modality that the other was registered to; `surface` what must
+    not be shown of it (z, y, x), None where all may be, of the other image too. A file that is none raises.
     """
     with np.load(kept) as file:
         parts = {name: file[name] for name in file.files}
     at = [int(v) for v in parts["at"]]
     low, high = parts["range"]
-    before = {name: to_uint8(parts[name][None], low, high)[0] for name in PLANES}
-    base = planes_through(np.asarray(images.scaled(reference)), at)
-    after = planes_through(np.asarray(images.scaled(modality)), at)
-    rows = [before, after]
-    hidden: list[dict[str, Array]] = [{}, {}]
-    if hide:
-        # Each image has a surface of its own, and they need not lie upon each other.
-        body = planes_through(hidden_voxels({reference: images.raw(reference)}, images.grid), at)
-        own = planes_through(hidden_voxels({modality: images.raw(modality)}, images.grid), at)
-        hidden = [{n: body[n] | parts[f"hidden {n}"] for n in PLANES}, {n: body[n] | own[n] for n in PLANES}]
-    shown = {name: _frame([row[name] > 0 for row in rows], _steps(images.grid)[name]) for name in PLANES}
-    pixel = _pixel(shown, images.grid)
-    painted = [
-        [_panel(base[n], row[n], hidden[k].get(n), shown[n], _steps(images.grid)[n], pixel) for n in PLANES]
-        for k, row in enumerate(rows)
+    base = planes_through(images.scaled(reference), at)
+    rows: list[dict[str, Array]] = [
+        {name: to_uint8(parts[name][None], low, high)[0] for name in PLANES},
+        planes_through(images.scaled(modality), at),
     ]
+    shown = {name: _frame([row[name] > 0 for row in rows], _steps(images.grid)[name]) for name in PLANES}
+    if surface is not None:
+        # Each image has a surface of its own, and they need not lie upon each other.
+        own = hidden_of_one(images.raw(modality), modality, images.grid, BACKGROUND[modality])
+        masks = [{name: parts[f"hidden {name}"] for name in PLANES}, planes_through(own, at)]
+        body = planes_through(surface, at)
+        base = {name: np.where(body[name], np.uint8(HIDDEN_GREY), base[name]) for name in PLANES}
+        rows = [{n: np.where(mask[n] | body[n], np.uint8(0), row[n]) for n in PLANES}
+                for mask, row in zip(masks, rows, strict=True)]  # fmt: skip
+    pixel = _pixel(shown, images.grid)
+    painted = [[_panel(base[n], row[n], shown[n], _steps(images.grid)[n], pixel) for n in PLANES] for row in rows]
     stream = io.BytesIO()
     Image.fromarray(_put_together(painted)).save(stream, "WEBP", quality=_QUALITY, method=4)
     return stream.getvalue()
@@ -111,16 +111,9 @@ def _pixel(shown: Mapping[str, tuple[slice, slice]], grid: Grid) -> float:
 
 
 def _panel(
-    base: Array,
-    other: Array,
-    hidden: Array | None,
-    shown: tuple[slice, slice],
-    steps: tuple[float, float],
-    pixel: float,
+    base: Array, other: Array, shown: tuple[slice, slice], steps: tuple[float, float], pixel: float
 ) -> npt.NDArray[np.uint8]:
     """One plane (rows, columns, 3): squares of both, the reference wherever the other image has nothing."""
-    if hidden is not None:  # before anything is made smaller, which would mix what is hidden into its neighbours
-        base, other = np.where(hidden, np.uint8(HIDDEN_GREY), base), np.where(hidden, np.uint8(0), other)
     base, other = base[shown], other[shown]
     size = [max(1, round(n * step / pixel)) for n, step in zip(base.shape, steps, strict=True)]
     lower, upper = (_resized(plane, size[0], size[1]) for plane in (base, other))

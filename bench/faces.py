@@ -17,6 +17,8 @@ from scipy import ndimage
 
 from gtvbench.bench.core.geometry import Grid
 
+#: Raised when other voxels are hidden than before.
+HIDING_VERSION = 3
 #: No voxel nearer to the surface of the body is shown, in mm.
 SHELL_MM = 12.0
 #: Radius of the ball that the body is opened with: what is narrower than twice that leaves no trace.
@@ -56,6 +58,28 @@ def hidden_voxels(images: Mapping[str, Array], grid: Grid) -> Mask:
         plane = shown[z // factors[0]].repeat(factors[1], axis=0).repeat(factors[2], axis=1)
         full[z] = ~plane[: grid.shape[1], : grid.shape[2]]
     return full
+
+
+def hidden_of_one(volume: Array, modality: str, grid: Grid, background: float) -> Mask:
+    """As `hidden_voxels` for an image that covers part of `grid` only, `background` elsewhere (all of that is hidden).
+
+    Where its field of view ends inside the body there is no surface.
+    """
+    hidden = np.ones(grid.shape, bool)
+    filled = np.zeros(grid.shape, bool)
+    for z in range(grid.shape[0]):
+        filled[z] = np.asarray(volume[z]) != background
+    ends = []
+    for axis in range(3):
+        found = np.flatnonzero(filled.any(axis=tuple(k for k in range(3) if k != axis)))
+        if not len(found):
+            return hidden
+        ends.append(slice(int(found[0]), int(found[-1]) + 1))
+    box = (ends[0], ends[1], ends[2])
+    part = np.asarray(volume[box])
+    shape = (part.shape[0], part.shape[1], part.shape[2])
+    hidden[box] = hidden_voxels({modality: part}, Grid(shape, grid.spacing, grid.origin, grid.direction))
+    return hidden
 
 
 def _block_means(volume: Array, factors: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -104,7 +128,8 @@ def _deep_inside(body: Mask, spacing: Iterable[float]) -> Mask:
 def _otsu(cells: npt.NDArray[np.float32], modality: str) -> float:
     """Threshold between background and body (Otsu, IEEE Trans SMC 9:62, 1979), below the uptake of single organs.
 
-    MR is parted by its logarithm: fat is so bright that it would be parted from all other tissue otherwise.
+    MR is parted by its logarithm: fat is so bright that it would be parted from all other tissue otherwise. Its darkest
+    value does not count: it fills what the image does not cover, and would be parted from the noise of the air.
     """
     top = float(np.percentile(cells, 95 if modality == "PET" else 99.5))
     low = float(cells.min())
@@ -113,7 +138,7 @@ def _otsu(cells: npt.NDArray[np.float32], modality: str) -> float:
     share = (np.clip(cells, low, top) - low) / (top - low)
     if modality == "PET":
         return low + (top - low) * _parting(share)
-    return low + (top - low) * (float(np.exp(_parting(np.log(share + _FLOOR)))) - _FLOOR)
+    return low + (top - low) * (float(np.exp(_parting(np.log(share[share > 0] + _FLOOR)))) - _FLOOR)
 
 
 def _parting(values: npt.NDArray[Any]) -> float:

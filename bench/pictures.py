@@ -13,6 +13,7 @@ import traceback
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,13 @@ from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_voxels
+from gtvbench.bench.faces import HIDDEN_GREY, HIDING_VERSION, SHELL_MM, hidden_voxels
 from gtvbench.bench.preparation import Prepared
 from gtvbench.bench.progress import LOGGER
 from gtvbench.bench.scoring import label_boxes
 from gtvbench.bench.store import PICTURES_SCHEMA, Store, step_key, write_atomically
 
 PICTURES_VERSION = 1
-HIDING_VERSION = 2
 CONTOURS_VERSION = 1
 CHECKERBOARDS_VERSION = 1
 
@@ -230,25 +230,30 @@ class PictureSteps:
         self._step(f"pictures/{case}", key, None, case, make, self.store.pictures(case))
 
     def of_registrations(self, prepared: Prepared) -> None:
-        """Checkerboards of what was registered in one case, where they are not there yet."""
-        for modality, facts in (prepared.meta.get("registration") or {}).items():
-            if facts["status"] == "registered":
-                self._of_registration(prepared, modality, facts)
+        """Checkerboards of what was registered in one case, where they are not there yet; those of before go."""
+        case, records = prepared.case, prepared.meta.get("registration") or {}
+        images, store = Images(case, self.store.case_folder(case)), self.store
+        surfaces: dict[str, npt.NDArray[np.bool_]] = {}  # found once a case, and only where a picture is made
 
-    def _of_registration(self, prepared: Prepared, modality: str, facts: dict[str, Any]) -> None:
-        case, path = prepared.case, self.store.checkerboard(prepared.case, modality)
-        step = f"checkerboards/{case}/{modality}"
-        key = step_key(
-            "checkerboard", CHECKERBOARDS_VERSION, images=prepared.images_digest, reference=prepared.reference_digest,
-            facts=facts, hiding=HIDING_VERSION if self.hide_faces else None,
-        )  # fmt: skip
+        def make(modality: str, reference: str, step: str, key: str) -> None:
+            if self.hide_faces and reference not in surfaces:
+                surfaces[reference] = hidden_voxels({reference: images.raw(reference)}, images.grid)
+            kept, path = store.before_registration(case, modality), store.checkerboard(case, modality)
+            write_atomically(path, checkerboard(kept, modality, reference, images, surfaces.get(reference)))
+            store.finish(step, key, [path])
 
-        def make() -> None:
-            kept, images = self.store.before_registration(case, modality), Images(case, self.store.case_folder(case))
-            write_atomically(path, checkerboard(kept, modality, facts["reference"], images, self.hide_faces))
-            self.store.finish(step, key, [path])
-
-        self._step(step, key, None, case, make, path)
+        for modality in images.modalities:
+            step, path = f"checkerboards/{case}/{modality}", store.checkerboard(case, modality)
+            facts = records.get(modality) or {}
+            if facts.get("status") != "registered":
+                store.forget(step)
+                path.unlink(missing_ok=True)
+                continue
+            key = step_key(
+                "checkerboard", CHECKERBOARDS_VERSION, images=prepared.images_digest, facts=facts,
+                reference=prepared.reference_digest, hiding=HIDING_VERSION if self.hide_faces else None,
+            )  # fmt: skip
+            self._step(step, key, None, case, partial(make, modality, facts["reference"], step, key), path)
 
     def of_arm(
         self, arm: str, case: str, predicted: str | None, status: str | None, read: Callable[[], Label | None]

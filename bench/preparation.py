@@ -116,6 +116,8 @@ def publish_case(
     publish_folder(part, final)
     publish_file(store.reference(case.name), lambda path: _save(path, label))
     outputs = [*sorted(path for path in final.rglob("*") if path.is_file()), store.reference(case.name)]
+    for modality in case.images:
+        store.before_registration(case.name, modality).unlink(missing_ok=True)
     for modality, record in case.registrations.items():
         if record.before:
             # Its planes run through the target: they must not lie where methods look for images.

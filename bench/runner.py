@@ -165,9 +165,9 @@ class Run:
         hide = self.study.report.faces == "hide" and not self.cohort.source.synthetic
         self.pictures = PictureSteps(self.store, self.cohort.structures, self._record_failure, hide)
         cases = self.cohort.cases("test")
-        for prepared in self.prepared.values():
-            self.pictures.of_registrations(prepared)
         with self.display.phase("Pictures for the report", len(cases)):
+            for prepared in self.prepared.values():
+                self.pictures.of_registrations(prepared)
             for case in cases:
                 self.pictures.of_case(self.prepared[case], self.prompts[case])
                 self.display.advance(case)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import Structure
+from gtvbench.bench.faces import HIDING_VERSION
 
 #: Raised when the same images are registered otherwise than before.
 REGISTRATION_VERSION = 2
@@ -29,11 +30,13 @@ class SourceOptions(BaseModel):
     def settings(self, aside: Collection[str]) -> dict[str, Any]:
         """The options that a case depends on, for its identity: all but those `aside`, JSON-serialisable.
 
-        `registration` counts only where it is asked for, with the version of its code.
+        `registration` counts only where it is asked for, with the versions of its code and of what is hidden in the
+        planes that are kept for its picture.
         """
         found = self.model_dump(mode="json", by_alias=True, exclude=set(aside))
         asked = found.pop("registration", None)
-        return found if asked is None else found | {"registration": {**asked, "version": REGISTRATION_VERSION}}
+        versions = [REGISTRATION_VERSION, HIDING_VERSION]
+        return found if asked is None else found | {"registration": {**asked, "versions": versions}}
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ PERCENTILE = 99.5
 BODY_HU = -300.0
 #: Fewer voxels of the reference's body that the other image covers (share) are too few to register by.
 SMALLEST_OVERLAP = 0.02
+#: Along each axis: smoothing needs as many.
+FEWEST_VOXELS = 4
 #: Share of the overlap at the start that a stage must keep.
 LEAST_KEPT = 0.7
 _FIELD_MM = 4.0
@@ -132,16 +134,24 @@ def register(
     Raises DataError where the images do not overlap, or one of them is constant.
     """
     begun = time.perf_counter()
+    for what, volume in (("the reference image", fixed), ("the image", moving)):
+        if not all(bool(np.isfinite(plane).all()) for plane in volume.array):
+            raise DataError(f"{what} has NaN or infinite voxels", case=case, file=file, remedy="repair it")
     pair = _pair(fixed, moving, fixed_is_ct, moving_is_ct, options.by)
     for what, image in (("the reference image", pair.reference), ("the image", pair.other)):
         low, high = sitk.GetArrayViewFromImage(image).min(), sitk.GetArrayViewFromImage(image).max()
         if low == high:
             raise DataError(f"{what} is constant: nothing to register by", case=case, file=file, remedy="check it")
     found: Any = sitk.Transform(3, sitk.sitkIdentity)
+    if min(*pair.reference.GetSize(), *pair.other.GetSize()) < FEWEST_VOXELS:
+        note = f"fewer than {FEWEST_VOXELS} slices are too few to register by; left as the headers say"
+        return Registered(found, (), {}, (0.0, 0.0), (1.0, 1.0), 0.0, time.perf_counter() - begun, (note,))
     similarity = {"headers": pair.information(found)}
     notes: list[str] = []
     stages: list[str] = []
     start = _start(pair, case, file)
+    if start.GetTranslation() != (0.0, 0.0, 0.0):
+        notes.append("the headers place it far off: registered from centre upon centre")
     rigid = _rigid(pair, start, options)
     similarity["rigid"] = pair.information(rigid)
     fault = _fault(similarity["rigid"], similarity["headers"], pair.covered(rigid), pair.covered(start))
@@ -149,7 +159,7 @@ def register(
         found, stages = rigid, ["rigid"]
     else:
         notes.append(f"rigid registration {fault} and was left out")
-    if options.method == "rigid+bspline":
+    if options.method == "rigid+bspline" and pair.covered(found) >= SMALLEST_OVERLAP:
         before, overlap = similarity["rigid" if stages else "headers"], pair.covered(found)
         for both in _deformations(pair, found, options):
             similarity["bspline"] = pair.information(both)

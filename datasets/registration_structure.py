@@ -136,6 +136,8 @@ def deformable_by_structure(
     points = _points(body)
     points = points[_Place(other).covers(_through(rigid, points))]
     linear = _linear(rigid)[0]
+    if not len(points):
+        return spline
     size = np.array(spline.GetFixedParameters()[:3]).astype(int)
     control = np.zeros((int(size.prod()), 3))
     part = _cut(reference, points)

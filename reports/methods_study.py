@@ -114,7 +114,8 @@ def _registration(run: Run, dataset: Mapping[str, Any]) -> list[str]:
         for of_case in mapping(run.provenance.get("registration")).values()
         for modality, record in mapping(of_case).items()
     ]
-    done = [record for _, record in facts if record.get("status") == "registered"]
+    registered = [(modality, record) for modality, record in facts if record.get("status") == "registered"]
+    done = [record for _, record in registered]
     if not done:
         return []
     by = "mutual information" + cite("mattes2003")
@@ -122,17 +123,21 @@ def _registration(run: Run, dataset: Mapping[str, Any]) -> list[str]:
         by = f"descriptors of local structure{cite('heinrich2013')}"
     deformed = sum("bspline" in (record.get("stages") or ()) for record in done)
     spacing = mapping(dataset.get("registration")).get("control-point-mm", 50)
-    text = f"{listed(list(dict.fromkeys(named(m) for m, _ in facts)))} were registered to the reference image by {by}"
+    modalities = listed(list(dict.fromkeys(named(modality) for modality, _ in registered)))
+    text = f"{modalities} images were registered to the reference image by {by}"
     text += ", rigidly"
     if deformed:
         text += f" and then with a cubic B-spline{cite('rueckert1999')} (control points {named(spacing)} mm apart)"
-    text += f"; a stage was kept where mutual information{cite('mattes2003')} rose. "
+    text += f"; a stage was kept where mutual information{cite('mattes2003')} rose and the overlap stayed. "
     said = f"That was so for {counted(len(done), 'image')} of {len(facts)}"
     if deformed and deformed < len(done):
         said += f", with the B-spline for {deformed}"
     trusted = sum(record.get("status") == "shared frame of reference" for _, record in facts)
     if trusted:
         said += f"; {trusted} shared the frame of reference and were left as they were"
+    failed = len(facts) - len(done) - trusted
+    if failed:
+        said += f"; of {failed} registration failed, and headers were trusted"
     return [text + said + "."]
 
 
@@ -258,7 +263,7 @@ def not_recorded(run: Run) -> list[str]:
     """What the authors must add, because no run folder holds it."""
     if run.synthetic:
         return []
-    registration = "" if run.provenance.get("registration") else "registration of the modalities, "
+    registration = "" if _registration(run, {}) else "registration of the modalities, "
     return [
         "Authors must add what the run does not record: where the patients come from and how they were chosen, "
         f"scanners and protocols, {registration}who drew the reference and by which guideline, and the ethics approval."

@@ -22,7 +22,7 @@ from gtvbench.reports.templating import environment, script_json
 from gtvbench.reports.viewer import INDEX_BYTES, case_pages, viewer_section
 
 #: Raised when the same tables give another page, so that finished runs are rendered again.
-REPORT_VERSION = 5
+REPORT_VERSION = 6
 
 #: Above this size the page goes without interactive figures: the static ones carry the result.
 MAX_BYTES = 10_000_000

@@ -25,7 +25,7 @@ from gtvbench.bench.core.prompts import Prompts
 
 @dataclass(frozen=True)
 class RegistrationRecord:
-    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/study-file.md), the transform as the
+    """How a modality came to the reference grid: JSON-serialisable `facts` (docs/registration.md), the transform as the
     content of an ITK transform file (None where nothing was done), and what is kept of how it lay before
     (checkerboards.py)."""
 

@@ -6,6 +6,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from gtvbench.reports.book import Book
@@ -63,9 +64,9 @@ def registrations(run: Run, book: Book) -> Registrations | None:
     folding = done[done["folding"] > 0]
     text = "; ".join(parts) + ". "
     text += f"The deformation folds in {counted(len(folding), 'image')}." if len(folding) else "No deformation folds."
-    shown = done.assign(gain=done["after"] - done["before"]).sort_values(
-        ["folding", "gain", "case"], ascending=[False, True, True]
-    )
+    # Without a value before there was no overlap: that is to be looked at first.
+    gain = (done["after"] - done["before"]).astype(float).fillna(-np.inf)
+    shown = done.assign(gain=gain).sort_values(["folding", "gain", "case"], ascending=[False, True, True])
     rows = tuple(_row(record) for record in shown.head(MOST_ROWS).to_dict("records"))
     more = f" ({MOST_ROWS} of {len(shown)}: folding first, then the smallest gain)" if len(shown) > MOST_ROWS else ""
     head = ("Case", "Modality", "Stages", "before", "after", "mean", "largest", "least Jacobian", "folds", "s")
@@ -83,7 +84,7 @@ def _checkerboards(run: Run, shown: pd.DataFrame) -> tuple[tuple[Checkerboard, .
         picture = pictures.checkerboard(case, modality)
         if picture is None:
             continue
-        if len(found) == MOST_PICTURES or size + len(picture) > MOST_BYTES:
+        if absent or len(found) == MOST_PICTURES or size + len(picture) > MOST_BYTES:
             absent += 1
             continue
         size += len(picture)

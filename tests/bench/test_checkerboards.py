@@ -1,6 +1,7 @@
 """Checkerboards: both images in their squares, before and after; nothing of the body's surface unless it is wanted."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gtvbench.bench.checkerboards import checkerboard, kept_before, planes_throu
 from gtvbench.bench.core.cases import Images, RegistrationRecord, SourceCase
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.faces import hidden_voxels
 from gtvbench.bench.pictures import PictureSteps
 from gtvbench.bench.preparation import Prepared, load_prepared, publish_case
 from gtvbench.bench.store import Store
@@ -52,7 +54,8 @@ def publish(store: Store) -> Prepared:
 
 def shown(store: Store, hide: bool) -> np.ndarray:
     images = Images("P", store.case_folder("P"))
-    content = checkerboard(store.before_registration("P", "T1w"), "T1w", "CT", images, hide)
+    surface = hidden_voxels({"CT": images.raw("CT")}, GRID) if hide else None
+    content = checkerboard(store.before_registration("P", "T1w"), "T1w", "CT", images, surface)
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
@@ -79,16 +82,23 @@ def test_before_lies_above_and_off_by_what_it_was_off(store: Store) -> None:
     assert reach[0] - reach[1] >= 4  # 12 mm to the right of where it was taken to
 
 
-def test_hidden_surfaces_of_both_images_are_grey_in_every_plane(store: Store) -> None:
+def test_surfaces_of_both_images_are_hidden_in_every_panel(store: Store) -> None:
+    """Open pictures tell where the body ends in each panel, closed ones end 12 mm before; MR lay 12 mm to the right."""
     publish(store)
     open_, closed = shown(store, hide=False), shown(store, hide=True)
-    third = open_.shape[1] // 3
-    columns = [np.flatnonzero((tinted(p) | (p.min(axis=-1) > 100))[: p.shape[0] // 2, :third].any(axis=0))
-               for p in (open_, closed)]  # fmt: skip
-    pixel_mm = 160 / (columns[0][-1] - columns[0][0])
-    margins = [(columns[1][0] - columns[0][0]) * pixel_mm, (columns[0][-1] - columns[1][-1]) * pixel_mm]
-    # The image lay 12 mm to the right: on the left its own surface is nearer to the middle, on the right the CT's.
-    assert min(margins) >= 12
+    assert open_.shape == closed.shape
+    lines = np.flatnonzero((open_ == 0).all(axis=(0, 2)))  # the gaps between columns
+    width = lines[0]
+    pixel_mm = 192 / width  # 160 mm of body, 12 more for where the MR lay, 10 of margin on both sides
+    for half in (slice(0, open_.shape[0] // 2 - 3), slice(open_.shape[0] // 2 + 3, None)):
+        for panel in (slice(0, width), slice(width + 6, 2 * width + 6)):
+            bright = [(part[half, panel].max(axis=-1) > 90) for part in (open_, closed)]
+            ends = [np.flatnonzero(part.any(axis=0))[[0, -1]] * pixel_mm for part in bright]
+            assert ends[1][0] - ends[0][0] >= 11 and ends[0][1] - ends[1][1] >= 11
+    # Above, what is tinted (MR) ends 12 mm before the CT's surface on the right, and before its own on the left.
+    left, right = (np.flatnonzero(tinted(closed[: closed.shape[0] // 2, :width]).any(axis=0))[[0, -1]]) * pixel_mm
+    start = np.flatnonzero(tinted(open_[: open_.shape[0] // 2, :width]).any(axis=0))[[0, -1]] * pixel_mm
+    assert left - start[0] >= 11 and start[1] - right >= 22
 
 
 def test_steps_make_the_pictures_once_and_tell_what_cannot_be_made(store: Store) -> None:
@@ -109,11 +119,15 @@ def test_steps_make_the_pictures_once_and_tell_what_cannot_be_made(store: Store)
     assert not path.exists()
 
 
-def test_what_was_not_registered_has_no_picture(store: Store) -> None:
-    prepared = publish(store)
-    prepared.meta["registration"] = {"T1w": {"status": "shared frame of reference"}}
-    PictureSteps(store, GTV, lambda *what: pytest.fail(str(what))).of_registrations(prepared)
-    assert not store.checkerboard("P", "T1w").exists()
+def test_what_is_no_longer_registered_leaves_no_picture(store: Store) -> None:
+    steps = PictureSteps(store, GTV, lambda *what: pytest.fail(str(what)))
+    steps.of_registrations(publish(store))
+    assert store.checkerboard("P", "T1w").exists() and store.before_registration("P", "T1w").exists()
+    publish_case(store, "another", replace(case_of(), registrations={}), ("CT", "T1w"), GTV)
+    prepared = load_prepared(store, "another", "P")
+    assert prepared is not None
+    steps.of_registrations(prepared)
+    assert not store.checkerboard("P", "T1w").exists() and not store.before_registration("P", "T1w").exists()
 
 
 def test_methods_see_nothing_that_runs_through_the_target(store: Store) -> None:

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from gtvbench.bench import nifti
 from gtvbench.bench.core.geometry import Grid, canonical
-from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_voxels
+from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_of_one, hidden_voxels
 from gtvbench.bench.pictures import Crop
 
 Execute = Any  # the fixture of conftest.py
@@ -62,6 +62,33 @@ def test_muscle_is_body_beside_fat_that_is_four_times_as_bright() -> None:
     hidden = hidden_voxels({"T1w": volume}, GRID)
     assert hidden[..., x < 30 + SHELL_MM].all()
     assert not hidden[..., x > 30 + SHELL_MM + 12].any()
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.03, 0.06, 0.1])
+@pytest.mark.parametrize("reach", [74, 90])
+def test_noise_in_the_air_around_mr_is_no_body(noise: float, reach: int) -> None:
+    """An MR that covers a box of the grid: exact zeros around it, noisy air in it, fat upon muscle."""
+    body, muscle, rng = ball(70), ball(58), np.random.default_rng(0)
+    clean = np.where(muscle, 0.3, np.where(body, 1.0, 0.0))
+    noisy = np.hypot(clean + rng.normal(0, noise, GRID.shape), rng.normal(0, noise, GRID.shape))
+    inside = np.ones(GRID.shape, bool)
+    for axis, (n, step) in enumerate(zip(GRID.shape, GRID.spacing, strict=True)):
+        near = np.abs(np.arange(n) - n / 2) * step <= reach
+        inside &= near.reshape([-1 if k == axis else 1 for k in range(3)])
+    volume = np.where(inside, 1000 * noisy, 0).astype(np.float32)
+    for hidden in (hidden_voxels({"T1w": volume}, GRID), hidden_of_one(volume, "T1w", GRID, 0.0)):
+        assert depth_of(~hidden, body, GRID).min() >= SHELL_MM
+        assert (~hidden)[ball(40)].mean() > 0.95
+
+
+def test_where_the_field_of_view_of_one_image_ends_in_the_body_there_is_no_surface() -> None:
+    half = GRID.shape[0] // 2
+    volume = scan(ball(70), 300, 9)
+    volume[:half] = 0.0
+    hidden = hidden_of_one(volume, "T1w", GRID, 0.0)
+    assert hidden[:half].all()
+    assert not hidden[half][ball(45)[half]].any()
+    assert hidden_of_one(np.zeros(GRID.shape, np.float32), "T1w", GRID, 0.0).all()
 
 
 def test_a_nose_leaves_no_trace_in_the_border_of_what_is_shown() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from pydantic import ValidationError
+from scipy import ndimage
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
@@ -21,6 +22,7 @@ from gtvbench.datasets import registration
 from gtvbench.datasets.assemble import CaseParts, Part, put_together
 from gtvbench.datasets.phantom import Phantom
 from gtvbench.datasets.registration import Registered, RegistrationOptions, register
+from gtvbench.datasets.registration_structure import deformable_by_structure
 
 FILE = Path("t1.nii.gz")
 RIGID = RegistrationOptions(method="rigid")
@@ -94,6 +96,7 @@ def test_headers_that_lie_elsewhere_are_overcome_by_centres(case: SourceCase) ->
     shift = np.asarray(found.transform.TransformPoint(case.grid.origin)) - case.grid.origin
     assert np.abs(shift - 500).max() < 1.5
     assert found.facts()["similarity"]["headers"] is None
+    assert "the headers place it far off" in found.notes[0]
 
 
 def test_a_smooth_deformation_is_recovered_by_mutual_information(case: SourceCase) -> None:
@@ -210,11 +213,54 @@ def test_images_that_lie_right_are_not_made_worse(case: SourceCase) -> None:
     assert errors_mm(case, found.transform, truth).mean() < 0.6
 
 
+@pytest.mark.parametrize("by", ["structure", "mutual-information"])
+def test_too_few_slices_are_left_as_they_are_with_a_note(case: SourceCase, by: Any) -> None:
+    thin = Volume(case.images["T1w"][10:12], replace(case.grid, shape=(2, *case.grid.shape[1:])))
+    found = registered(case, thin, RegistrationOptions(by=by))
+    assert found.stages == () and "fewer than 4 slices" in found.notes[0]
+    assert found.facts()["similarity"] == {}
+
+
+def test_nan_is_refused_before_anything_is_searched(case: SourceCase) -> None:
+    holed = case.images["T1w"].copy()
+    holed[3, 4, 5] = np.nan
+    with pytest.raises(DataError, match="the image has NaN"):
+        registered(case, Volume(holed, case.grid))
+
+
+def test_without_overlap_nothing_is_deformed(case: SourceCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "LEAST_KEPT", 2.0)  # so that the rigid stage is left out
+    far = replace(case.grid, origin=tuple(v + 500 for v in case.grid.origin))
+    found = registered(case, Volume(case.images["T1w"], far), RegistrationOptions())
+    assert found.stages == () and len(found.notes) == 2
+
+
+def test_structure_finds_a_deformation_of_detail_in_reversed_contrast() -> None:
+    """Detail everywhere, as inside patients; the phantom's organs are even but for noise."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(40, 44, 48)), 2.0)
+    image = sitk.GetImageFromArray((noise / noise.std()).astype(np.float32))
+    image.SetSpacing((3.0, 3.0, 3.0))
+    truth = sitk.BSplineTransformInitializer(image, [3, 3, 3], 3)
+    truth.SetParameters(tuple(np.random.default_rng(1).uniform(-8, 8, len(truth.GetParameters()))))
+    field = sitk.TransformToDisplacementField(
+        truth, sitk.sitkVectorFloat64, image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+    )
+    back = sitk.DisplacementFieldTransform(sitk.InvertDisplacementField(field, 60, 0.1, 0.01))
+    other = sitk.Resample(sitk.Exp(-0.7 * image), image, back, sitk.sitkLinear, 1.0)
+    body = sitk.Image(image.GetSize(), sitk.sitkUInt8) + 1
+    body.CopyInformation(image)
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    found = deformable_by_structure(image, body, other, identity, 45.0, 0, 2e-4)
+    index = np.random.default_rng(2).uniform(6, 34, (300, 3))
+    points = [tuple(float(v) for v in image.TransformContinuousIndexToPhysicalPoint(tuple(i))) for i in index]
+    assert distance(truth, found, points) < 0.35 * distance(truth, identity, points)
+
+
 def test_a_constant_image_and_one_of_another_place_are_refused(case: SourceCase) -> None:
     with pytest.raises(DataError, match="constant"):
         registered(case, Volume(np.zeros(case.grid.shape, np.float32), case.grid))
-    tiny = replace(case.grid, shape=(2, 2, 2), origin=(4000.0, 4000.0, 4000.0))
-    values = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    tiny = replace(case.grid, shape=(5, 5, 5), origin=(4000.0, 4000.0, 4000.0))
+    values = np.arange(125, dtype=np.float32).reshape(5, 5, 5)
     with pytest.raises(DataError, match="next to nothing in common") as error:
         registered(case, Volume(values, tiny))
     assert error.value.case == case.name
@@ -238,7 +284,10 @@ def test_a_case_is_put_together_registered_and_its_transform_is_kept(case: Sourc
     off = [float(np.abs(c.images["T1w"][body] - truth).mean()) for c in (plain, found)]
     assert off[1] < 0.5 * off[0]  # noise is interpolated twice here
     record = found.registrations["T1w"]
-    assert record.facts["status"] == "registered"
+    assert record.facts["status"] == "registered" and record.facts["reference"] == "CT"
+    middle = [int(v) for v in np.argwhere(found.label).mean(axis=0)]
+    assert record.before["at"].tolist() == middle  # and how it lay before, for the picture
+    np.testing.assert_array_equal(record.before["axial"], plain.images["T1w"][middle[0]])
     store = Store(tmp_path / "run")
     publish_case(store, "key", replace(found, label=case.label), ("CT", "T1w"), _structures())
     kept = sitk.ReadTransform(str(store.case_folder(case.name) / "registration" / "T1w.tfm"))

@@ -102,13 +102,33 @@ def test_large_pictures_do_not_make_the_page_heavy(run_folder: Path) -> None:
     assert len(boards(page)) == 1_500_000 // sizes[0]
 
 
+def test_an_image_without_any_overlap_before_is_looked_at_first(run_folder: Path) -> None:
+    lost = facts(0.9)
+    lost["similarity"]["headers"] = None
+    page_with(run_folder, {"case-a": {"T1w": facts(0.3)}, "case-b": {"T1w": lost}, "case-c": {"T1w": facts(0.5)}})
+    table = (run_folder / "report" / "data" / "tables" / "registration.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in table[-3:]] == ["case-b", "case-a", "case-c"]
+
+
+def words(page: str) -> str:
+    return re.sub(r"(<[^>]+>|\s)+", " ", page)
+
+
 def test_the_methods_text_tells_how_images_were_registered(run_folder: Path) -> None:
-    page = page_with(run_folder, {
+    text = words(page_with(run_folder, {
         "case-a": {"T1w": facts(0.9), "T2w": {"status": "shared frame of reference"}},
         "case-b": {"T1w": facts(0.5) | {"stages": ["rigid"]}, "T2w": facts(0.1, status="kept as the headers say")},
-    })  # fmt: skip
-    text = re.sub(r"<[^>]+>|\s+", " ", page)
-    assert "T1w and T2w were registered to the reference image by descriptors of local structure" in text
+    }))  # fmt: skip
+    assert "T1w images were registered to the reference image by descriptors of local structure" in text
     assert "That was so for 2 images of 4, with the B-spline for 1; 1 shared the frame of reference" in text
+    assert "of 1 registration failed, and headers were trusted" in text
     assert "registration of the modalities, " not in text
-    assert "10.1007/978-3-642-40811-3_24" in page
+    assert "10.1007/978-3-642-40811-3_24" in text
+
+
+def test_authors_must_tell_of_registration_where_none_was_done(run_folder: Path) -> None:
+    path = run_folder / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"synthetic": False}))
+    text = words(page_with(run_folder, {"case-a": {"T2w": {"status": "shared frame of reference"}}}))
+    assert "registration of the modalities, who drew" in text
+    assert "registered to the reference image by" not in text
