@@ -1,6 +1,7 @@
 """Checkerboards: both images in their squares, before and after; nothing of the body's surface unless it is wanted."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from gtvbench.bench.core.cases import Images, RegistrationRecord, SourceCase
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.faces import hidden_voxels
+from gtvbench.bench.nifti import write_volume
 from gtvbench.bench.pictures import PictureSteps
 from gtvbench.bench.preparation import Prepared, load_prepared, publish_case
 from gtvbench.bench.store import Store
+from gtvbench.datasets.phantom import Phantom, PhantomOptions
 
 GRID = Grid((40, 100, 100), (4.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 AT = (20, 50, 50)
@@ -140,3 +143,34 @@ def test_methods_see_nothing_that_runs_through_the_target(store: Store) -> None:
 def test_an_image_that_lay_elsewhere_is_absent_before(tmp_path: Path) -> None:
     kept: dict[str, Any] = kept_before(None, "T1w", AT, GRID)
     assert (kept["axial"] == 0).all() and kept["hidden axial"].all()
+
+
+def test_a_run_registers_shows_it_on_its_page_and_does_nothing_twice(execute: Any, tmp_path: Path) -> None:
+    options = PhantomOptions(patients=2, shape=(20, 48, 48), spacing=(5.0, 4.0, 4.0))
+    source = Phantom(options, Path(), structures_from({"GTV-T": 1, "GTV-N": 2}), 0)
+    for entry in source.entries():
+        case = source.read(entry)
+        off = replace(case.grid, origin=tuple(v + d for v, d in zip(case.grid.origin, (9.0, -7.0, 6.0), strict=True)))
+        write_volume(case.images["CT"], case.grid, tmp_path / "data" / case.name / "CT.nii.gz")
+        write_volume(case.images["T1w"], off, tmp_path / "data" / case.name / "T1w.nii.gz")
+        write_volume(case.label, case.grid, tmp_path / "data" / case.name / "mask.nii.gz")
+    dataset = {
+        "source": "folders", "path": "data", "images": {"CT": "CT.nii.gz", "T1w": "T1w.nii.gz"},
+        "masks": [{"file": "mask.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
+        "registration": {"modalities": ["T1w"], "method": "rigid"},
+    }  # fmt: skip
+    split = {"counts": {"train": 0, "validation": 0, "test": 2}}
+    outcome, run = execute(["box-fill"], dataset=dataset, split=split)
+    assert outcome.exit_code == 0
+    for case_name in run.cohort.cases("test"):
+        assert run.store.checkerboard(case_name, "T1w").is_file()
+        facts = json.loads((run.store.case_folder(case_name) / "case.json").read_text())["registration"]["T1w"]
+        assert facts["status"] == "registered" and facts["displacement_mm"]["mean"] == pytest.approx(12.9, abs=1.5)
+    page = outcome.report.read_text()
+    assert "Pictures of the registration (2)" in page
+    assert "The surface of the body is hidden." in page  # the folders source does not know that they are phantoms
+    again, _ = execute(["box-fill"], dataset=dataset, split=split)
+    assert set(again.computed.values()) == {0}
+    stiffer = dataset | {"registration": {"modalities": ["T1w"], "method": "rigid", "seed": 1}}
+    changed, _ = execute(["box-fill"], dataset=stiffer, split=split)
+    assert changed.computed["prepare"] == 2
