@@ -8,17 +8,18 @@ which masks that fix the head, and sheets, are too thin to count as body.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from gtvbench.bench.core.fusion import BACKGROUND, MR
 from gtvbench.bench.core.geometry import Grid
 
 #: Raised when other voxels are hidden than before.
-HIDING_VERSION = 3
+HIDING_VERSION = 4
 #: No voxel nearer to the surface of the body is shown, in mm.
 SHELL_MM = 12.0
 #: Radius of the ball that the body is opened with: what is narrower than twice that leaves no trace.
@@ -58,6 +59,28 @@ def hidden_voxels(images: Mapping[str, Array], grid: Grid) -> Mask:
         plane = shown[z // factors[0]].repeat(factors[1], axis=0).repeat(factors[2], axis=1)
         full[z] = ~plane[: grid.shape[1], : grid.shape[2]]
     return full
+
+
+def hidden_by_modality(images: Mapping[str, Array], grid: Grid) -> Callable[[str], Mask]:
+    """What must not be shown of each modality, by its name: the surface of the body, and MR's own beside it.
+
+    MR may lie wrong upon the image that the body is found in; its own surface would be seen then. What an MR does not
+    cover is left to the body's surface. `images` as for `hidden_voxels`.
+    """
+    body = hidden_voxels(images, grid)
+    carrier = next((name for name in _ORDER if name in images), None)
+
+    def hidden(modality: str) -> Mask:
+        if modality not in MR or modality == carrier:
+            return body
+        volume, background = images[modality], BACKGROUND[modality]
+        own = hidden_of_one(volume, modality, grid, background)
+        for z in range(grid.shape[0]):
+            own[z] &= np.asarray(volume[z]) != background
+        own |= body
+        return own
+
+    return hidden
 
 
 def hidden_of_one(volume: Array, modality: str, grid: Grid, background: float) -> Mask:

@@ -28,7 +28,7 @@ from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.faces import HIDDEN_GREY, HIDING_VERSION, SHELL_MM, hidden_voxels
+from gtvbench.bench.faces import HIDDEN_GREY, HIDING_VERSION, SHELL_MM, Mask, hidden_by_modality, hidden_voxels
 from gtvbench.bench.preparation import Prepared
 from gtvbench.bench.progress import LOGGER
 from gtvbench.bench.scoring import label_boxes
@@ -169,21 +169,21 @@ def contour_record(
     return record
 
 
-def pack(record: dict[str, Any], crop: Crop, images: Images, hidden: npt.NDArray[np.bool_] | None = None) -> bytes:
+def pack(record: dict[str, Any], crop: Crop, images: Images, hidden: Callable[[str], Mask] | None = None) -> bytes:
     """A zip archive of record.json and <modality>/<slice>.webp; the same content gives the same bytes.
 
-    Voxels that are `hidden` (z, y, x) are grey before a plane is made smaller or compressed.
+    Voxels (z, y, x) that are `hidden` in a modality are grey before a plane is made smaller or compressed.
     """
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         # Members made from a ZipInfo carry no time of their own.
         archive.writestr(zipfile.ZipInfo("record.json"), _json(record), zipfile.ZIP_DEFLATED)
         for modality in images.modalities:
-            volume = images.scaled(modality)
+            volume, mask = images.scaled(modality), None if hidden is None else hidden(modality)
             for z in range(*crop.z):
                 plane = volume[z, slice(*crop.y), slice(*crop.x)]
-                if hidden is not None:
-                    plane = np.where(hidden[z, slice(*crop.y), slice(*crop.x)], np.uint8(HIDDEN_GREY), plane)
+                if mask is not None:
+                    plane = np.where(mask[z, slice(*crop.y), slice(*crop.x)], np.uint8(HIDDEN_GREY), plane)
                 archive.writestr(zipfile.ZipInfo(f"{modality}/{z}.webp"), picture(plane, crop.size()))
     return stream.getvalue()
 
@@ -222,7 +222,7 @@ class PictureSteps:
             hidden = None
             if self.hide_faces:
                 record["hidden_mm"] = SHELL_MM
-                hidden = hidden_voxels({m: images.raw(m) for m in images.modalities}, grid)
+                hidden = hidden_by_modality({m: images.raw(m) for m in images.modalities}, grid)
             path = self.store.pictures(case)
             write_atomically(path, pack(record, crop, images, hidden))
             self.store.finish(f"pictures/{case}", key, [path])
@@ -233,7 +233,7 @@ class PictureSteps:
         """Checkerboards of what was registered in one case, where they are not there yet; those of before go."""
         case, records = prepared.case, prepared.meta.get("registration") or {}
         images, store = Images(case, self.store.case_folder(case)), self.store
-        surfaces: dict[str, npt.NDArray[np.bool_]] = {}  # found once a case, and only where a picture is made
+        surfaces: dict[str, Mask] = {}  # found once a case, and only where a picture is made
 
         def make(modality: str, reference: str, step: str, key: str) -> None:
             if self.hide_faces and reference not in surfaces:
@@ -246,8 +246,9 @@ class PictureSteps:
             step, path = f"checkerboards/{case}/{modality}", store.checkerboard(case, modality)
             facts = records.get(modality) or {}
             if facts.get("status") != "registered":
-                store.forget(step)
-                path.unlink(missing_ok=True)
+                if path.is_file():
+                    store.forget(step)
+                    path.unlink()
                 continue
             key = step_key(
                 "checkerboard", CHECKERBOARDS_VERSION, images=prepared.images_digest, facts=facts,

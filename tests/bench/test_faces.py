@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from gtvbench.bench import nifti
 from gtvbench.bench.core.geometry import Grid, canonical
-from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_of_one, hidden_voxels
+from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_by_modality, hidden_of_one, hidden_voxels
 from gtvbench.bench.pictures import Crop
 
 Execute = Any  # the fixture of conftest.py
@@ -79,6 +79,21 @@ def test_noise_in_the_air_around_mr_is_no_body(noise: float, reach: int) -> None
     for hidden in (hidden_voxels({"T1w": volume}, GRID), hidden_of_one(volume, "T1w", GRID, 0.0)):
         assert depth_of(~hidden, body, GRID).min() >= SHELL_MM
         assert (~hidden)[ball(40)].mean() > 0.95
+
+
+def test_mr_that_lies_wrong_upon_ct_does_not_show_its_own_surface() -> None:
+    there = ball(70, (80, 100, 130))
+    rng = np.random.default_rng(0)
+    mr = np.abs(np.where(there, 300.0, 0.0) + rng.normal(0, 5, GRID.shape)).astype(np.float32)
+    mr[:10] = 0.0  # the MR ends within the body
+    hidden = hidden_by_modality({"CT": scan(ball(70)), "T1w": mr, "PET": mr}, GRID)
+    np.testing.assert_array_equal(hidden("CT"), hidden_voxels({"CT": scan(ball(70))}, GRID))
+    np.testing.assert_array_equal(hidden("PET"), hidden("CT"))
+    covered = np.broadcast_to(np.arange(GRID.shape[0])[:, None, None] >= 10, GRID.shape)
+    shown = ~hidden("T1w") & covered
+    assert depth_of(shown, ball(70), GRID).min() >= SHELL_MM and depth_of(shown, there, GRID).min() >= SHELL_MM
+    assert shown[20, 40, 46] and (~hidden("CT") & covered & ~there).any()
+    np.testing.assert_array_equal(hidden("T1w")[:10], hidden("CT")[:10])
 
 
 def test_where_the_field_of_view_of_one_image_ends_in_the_body_there_is_no_surface() -> None:
