@@ -144,6 +144,11 @@ def put_together(
             if transform is not None:
                 lay = _as_it_lay(moving, grid, modality, label, case.name, part.file)
                 records[modality] = replace(records[modality], before=lay)
+        elif _other_frame(case, modality):
+            notes.append(
+                f"{modality} is in another frame of reference than {case.reference}: another session, as a rule. It "
+                f"lies as its headers say; 'registration: {{modalities: [{modality}]}}' would register it"
+            )
         images[modality], share = image_to_grid(
             moving, grid, BACKGROUND[modality], case=case.name, file=part.file, transform=transform
         )
@@ -152,6 +157,12 @@ def put_together(
         case.name, case.patient, grid, images, label, original, turn, coverage=coverage, notes=tuple(notes),
         registrations=records,
     )  # fmt: skip
+
+
+def _other_frame(case: CaseParts, modality: str) -> bool:
+    """Whether both frames of reference are known, and differ."""
+    own, reference = (case.parts[name].frame_of_reference for name in (modality, case.reference))
+    return bool(own and reference and own != reference)
 
 
 def _registered(

@@ -131,7 +131,7 @@ def register(
 ) -> Registered:  # fmt: skip
     """Register a volume to the reference; the same input gives the same transform (one thread, seeded samples).
 
-    Raises DataError where the images do not overlap, or one of them is constant.
+    Raises DataError where the images do not overlap, or one of them is constant or has NaN.
     """
     begun = time.perf_counter()
     for what, volume in (("the reference image", fixed), ("the image", moving)):

@@ -304,6 +304,15 @@ def test_a_shared_frame_of_reference_is_trusted_unless_forced(case: SourceCase) 
     assert "similarity" in forced.registrations["T1w"].facts
 
 
+def test_an_image_of_another_session_that_is_not_registered_is_told(case: SourceCase) -> None:
+    volume = Volume(case.images["T1w"], case.grid)
+    told = put_together(parts_of(case, volume, ("1.2.3", "1.2.4"))).notes
+    assert "T1w is in another frame of reference than CT" in told[0] and "registration: {modalities: [T1w]}" in told[0]
+    assert put_together(parts_of(case, volume, ("1.2.3", "1.2.3"))).notes == ()
+    assert put_together(parts_of(case, volume, ("", "1.2.3"))).notes == ()
+    assert put_together(parts_of(case, volume, ("1.2.3", "1.2.4")), None, RIGID).notes == ()
+
+
 def test_options_that_make_no_sense_are_refused() -> None:
     for wrong in ({"method": "affine"}, {"control-point-mm": 1}, {"modalities": ["US"]}):
         with pytest.raises(ValidationError):
