@@ -10,7 +10,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,19 @@ class _Pair:
         return float(sitk.GetArrayViewFromImage(moved)[inside].mean()) if inside.any() else 0.0
 
 
+_SEARCHES: ContextVar[bool] = ContextVar("searches", default=True)
+
+
+@contextmanager
+def without_search() -> Iterator[None]:
+    """Within it `register` looks whether images can be registered, and gives back where the search would begin."""
+    before = _SEARCHES.set(False)
+    try:
+        yield
+    finally:
+        _SEARCHES.reset(before)
+
+
 @one_thread()
 def register(
     fixed: Volume, moving: Volume, options: RegistrationOptions, *, fixed_is_ct: bool, case: str, file: Path,
@@ -152,6 +166,8 @@ def register(
     start = _start(pair, case, file)
     if start.GetTranslation() != (0.0, 0.0, 0.0):
         notes.append("the headers place it far off: registered from centre upon centre")
+    if not _SEARCHES.get():
+        return Registered(start, ("start",), similarity, (0.0, 0.0), (1.0, 1.0), 0.0, 0.0, tuple(notes))
     rigid = _rigid(pair, start, options)
     similarity["rigid"] = pair.information(rigid)
     fault = _fault(similarity["rigid"], similarity["headers"], pair.covered(rigid), pair.covered(start))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gtvbench.bench.check import check_study
 from gtvbench.bench.checkerboards import checkerboard, kept_before, planes_through
 from gtvbench.bench.core.cases import Images, RegistrationRecord, SourceCase
 from gtvbench.bench.core.geometry import Grid, Reorientation
@@ -18,7 +19,10 @@ from gtvbench.bench.faces import hidden_voxels
 from gtvbench.bench.nifti import write_volume
 from gtvbench.bench.pictures import PictureSteps
 from gtvbench.bench.preparation import Prepared, load_prepared, publish_case
+from gtvbench.bench.progress import Display
 from gtvbench.bench.store import Store
+from gtvbench.bench.study import Study
+from gtvbench.datasets import registration
 from gtvbench.datasets.phantom import Phantom, PhantomOptions
 
 GRID = Grid((40, 100, 100), (4.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
@@ -145,7 +149,9 @@ def test_an_image_that_lay_elsewhere_is_absent_before(tmp_path: Path) -> None:
     assert (kept["axial"] == 0).all() and kept["hidden axial"].all()
 
 
-def test_a_run_registers_shows_it_on_its_page_and_does_nothing_twice(execute: Any, tmp_path: Path) -> None:
+def test_a_run_registers_shows_it_on_its_page_and_does_nothing_twice(
+    execute: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = PhantomOptions(patients=2, shape=(20, 48, 48), spacing=(5.0, 4.0, 4.0))
     source = Phantom(options, Path(), structures_from({"GTV-T": 1, "GTV-N": 2}), 0)
     for entry in source.entries():
@@ -160,6 +166,11 @@ def test_a_run_registers_shows_it_on_its_page_and_does_nothing_twice(execute: An
         "registration": {"modalities": ["T1w"], "method": "rigid"},
     }  # fmt: skip
     split = {"counts": {"train": 0, "validation": 0, "test": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr(registration, "rigid_by_structure", lambda *_: pytest.fail("'bench check' does not register"))
+        study = {"study": "s", "structures": {"GTV-T": 1, "GTV-N": 2}, "dataset": dataset, "split": split}
+        checked = check_study(Study.model_validate(study), tmp_path, Display("quiet"))
+    assert [finding for finding in checked.findings if finding.level == "error"] == []
     outcome, run = execute(["box-fill"], dataset=dataset, split=split)
     assert outcome.exit_code == 0
     for case_name in run.cohort.cases("test"):

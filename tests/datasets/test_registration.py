@@ -21,7 +21,7 @@ from gtvbench.bench.store import Store
 from gtvbench.datasets import registration
 from gtvbench.datasets.assemble import CaseParts, Part, put_together
 from gtvbench.datasets.phantom import Phantom
-from gtvbench.datasets.registration import Registered, RegistrationOptions, register
+from gtvbench.datasets.registration import Registered, RegistrationOptions, register, without_search
 from gtvbench.datasets.registration_structure import deformable_by_structure
 
 FILE = Path("t1.nii.gz")
@@ -302,6 +302,18 @@ def test_a_shared_frame_of_reference_is_trusted_unless_forced(case: SourceCase) 
     np.testing.assert_array_equal(trusted.images["T1w"], case.images["T1w"])
     forced = put_together(parts, None, RegistrationOptions(method="rigid", force=True))
     assert "similarity" in forced.registrations["T1w"].facts
+
+
+def test_without_a_search_images_lie_where_it_would_begin(case: SourceCase) -> None:
+    far = replace(case.grid, origin=tuple(v + 500 for v in case.grid.origin))
+    with without_search():
+        near = put_together(parts_of(case, Volume(case.images["T1w"], case.grid)), None, RIGID)
+        centred = put_together(parts_of(case, Volume(case.images["T1w"], far)), None, RIGID)
+        with pytest.raises(DataError, match="constant"):
+            registered(case, Volume(np.zeros(case.grid.shape, np.float32), case.grid))
+    np.testing.assert_allclose(near.images["T1w"], case.images["T1w"], atol=1e-3)
+    np.testing.assert_allclose(centred.images["T1w"], case.images["T1w"], atol=0.5)
+    assert near.notes == () and "far off" in centred.notes[0]
 
 
 def test_an_image_of_another_session_that_is_not_registered_is_told(case: SourceCase) -> None:
