@@ -23,7 +23,9 @@ DRAW = """async () => {
   const pause = ms => new Promise(done => setTimeout(done, ms));
   for (const live of document.querySelectorAll('.plot .live')) {
     if (!live.parentElement.checkVisibility()) continue;  // in a closed <details>
-    live.parentElement.scrollIntoView({block: 'center'});
+    // Not scrollIntoView: from Chromium 150 on, the next Tab starts at what was scrolled to, which no reader asked for.
+    const box = live.parentElement.getBoundingClientRect();
+    scrollTo({top: scrollY + box.top + (box.height - innerHeight) / 2, behavior: 'instant'});
     for (let k = 0; k < 250 && !(live.checkVisibility() && live.querySelector('svg, canvas')); k++) await pause(20);
   }
   await pause(150);  // layouts that follow the drawing's own size
