@@ -161,7 +161,10 @@ def _otsu(cells: npt.NDArray[np.float32], modality: str) -> float:
     share = (np.clip(cells, low, top) - low) / (top - low)
     if modality == "PET":
         return low + (top - low) * _parting(share)
-    return low + (top - low) * (float(np.exp(_parting(np.log(share[share > 0] + _FLOOR)))) - _FLOOR)
+    bright = share[share > 0]
+    if bright.max() - bright.min() < _FLOOR:  # one value beside the darkest: nothing to part but the two
+        return low + (top - low) * float(bright.min()) / 2
+    return low + (top - low) * (float(np.exp(_parting(np.log(bright + _FLOOR)))) - _FLOOR)
 
 
 def _parting(values: npt.NDArray[Any]) -> float:

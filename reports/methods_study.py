@@ -137,7 +137,7 @@ def _registration(run: Run, dataset: Mapping[str, Any]) -> list[str]:
         said += f"; {trusted} shared the frame of reference and were left as they were"
     failed = len(facts) - len(done) - trusted
     if failed:
-        said += f"; of {failed} registration failed, and headers were trusted"
+        said += f"; for {failed} it failed, and headers were trusted"
     return [text + said + "."]
 
 

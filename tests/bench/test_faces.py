@@ -81,6 +81,13 @@ def test_noise_in_the_air_around_mr_is_no_body(noise: float, reach: int) -> None
         assert (~hidden)[ball(40)].mean() > 0.95
 
 
+def test_mr_of_two_values_has_a_body() -> None:
+    volume = np.zeros(GRID.shape, np.float32)
+    volume[:, 30:] = 300.0
+    hidden = hidden_voxels({"T1w": volume}, Grid(GRID.shape, (3.0, 3.0, 3.0)))
+    assert hidden[:, : 30 + int(SHELL_MM / 3)].all() and not hidden[:, 50:].any()
+
+
 def test_mr_that_lies_wrong_upon_ct_does_not_show_its_own_surface() -> None:
     there = ball(70, (80, 100, 130))
     rng = np.random.default_rng(0)
