@@ -18,6 +18,16 @@ _TAIL_BYTES = 4000
 
 Event = dict[str, Any]
 
+#: Set for a method's process unless the user's environment does. Threads that wait sleep instead of spinning, or two
+#: runs on one machine spin each other's cores away; memory that was freed stays with the process (glibc), or every
+#: batch of a training pays for its pages again.
+PATIENT = {
+    "OMP_WAIT_POLICY": "passive",
+    "KMP_BLOCKTIME": "0",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+}
+
 
 def run_arm(
     job: dict[str, Any], lock: int, log: Path, timeout_s: float | None, on_event: Callable[[Event], None]
@@ -73,6 +83,7 @@ def _worker_events(
             stderr=log_stream,
             pass_fds=(writer, lock),
             start_new_session=True,
+            env={**PATIENT, **os.environ},
         )
     os.close(writer)
     timed_out = False

@@ -6,6 +6,7 @@ LiteMedSAM, commit b0fab47 (Apache-2.0): 292 encoder keys map one to one, the ne
 
 from __future__ import annotations
 
+import logging
 import re
 import zipfile
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch import Tensor
 from gtvbench.adapters.litemedsam.model import LiteMedSAM, Stem, forget_cached_biases
 from gtvbench.bench.core.errors import WeightsError
 
+_log = logging.getLogger(__name__)
+
 _RENAMES = (
     (r"^image_encoder\.neck\.", "neck."),
     (r"^image_encoder\.patch_embed\.seq\.0\.", "image_encoder.patch_embed.conv1."),
@@ -26,6 +29,7 @@ _RENAMES = (
 )
 _DOWNSAMPLE = re.compile(r"^image_encoder\.stages\.(\d)\.downsample\.")
 _CONV = re.compile(r"^(image_encoder\..*\b(?:conv\d|local_conv))\.c\.")
+_VIT = {768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H"}  # by the width of the image encoder
 _DROPPED = ("image_encoder.norm_head.", "image_encoder.head.")  # MobileSAM files only: the classifier's
 
 
@@ -80,6 +84,7 @@ def load_state(model: LiteMedSAM, state: dict[str, Tensor], path: Path) -> None:
     """Load official-named ``state`` into ``model`` strictly; ``path`` is for the error's text."""
     names = _official_names(model)
     expected = model.state_dict()
+    _refuse_other_kinds(state, path)
     missing = [key for key in names if key not in state]
     foreign = [key for key in state if key not in names]
     shapes = [
@@ -107,6 +112,26 @@ def load_state(model: LiteMedSAM, state: dict[str, Tensor], path: Path) -> None:
         )
     model.load_state_dict({ours: state[key].to(expected[ours].dtype) for key, ours in names.items()})
     forget_cached_biases(model)
+
+
+def _refuse_other_kinds(state: dict[str, Tensor], path: Path) -> None:
+    """Say what a file is that is often taken for LiteMedSAM's."""
+    remedy = "name lite_medsam.pth; see `bench weights`"
+    position = state.get("image_encoder.pos_embed")
+    if position is not None:
+        kind = _VIT.get(position.shape[-1], "another ViT")
+        raise WeightsError(
+            f"This is a checkpoint of SAM or MedSAM ({kind}), not of LiteMedSAM.", file=path, remedy=remedy
+        )
+    whole = [key for key, value in state.items() if key.endswith("weight") and not value.is_floating_point()]
+    if whole:
+        raise WeightsError(
+            f"The weights are quantised to {str(state[whole[0]].dtype).removeprefix('torch.')} ({whole[0]}).",
+            file=path,
+            remedy=remedy,
+        )
+    if any(value.dtype in (torch.float16, torch.bfloat16) for value in state.values()):
+        _log.warning("%s holds weights in half precision; they are computed with as they are, rounded", path.name)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

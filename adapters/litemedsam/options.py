@@ -17,6 +17,12 @@ Normalisation = Literal["min-max", "fixed"]
 Precision = Literal["float32", "bfloat16"]
 """Of the encoder; the decoder always runs in float32."""
 
+Backend = Literal["auto", "torch", "openvino"]
+"""What computes the encoder; ``auto``: OpenVINO on a CPU, PyTorch elsewhere. Masks are the same."""
+
+Train = Literal["all", "decoder"]
+"""What a fine-tuning changes: the whole network, as the study did, or the mask decoder behind a frozen encoder."""
+
 BEST_FILE = "best.safetensors"
 
 
@@ -31,8 +37,10 @@ class Protocol:
     plateau_factor: float = 0.9
     plateau_patience: int = 5
     margins: str = "random-margin(0, 20)"
+    train: Train = "all"
     flips: bool = True
     amp: bool = True
+    embeddings_gb: float = 8.0
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -41,6 +49,11 @@ class Protocol:
                 raise StudyError(f"{name} is {getattr(self, name)}", remedy="use a whole number from 1")
         if not 0 < self.learning_rate < 1:
             raise StudyError(f"learning_rate is {self.learning_rate}", remedy="use a small positive number, say 3e-4")
+        if self.train == "decoder" and self.flips:
+            raise StudyError(
+                "a frozen encoder embeds every slice once, which leaves no flips",
+                remedy="leave 'flips' out, or use train: all",
+            )
         policy_from(self.margins)
 
 
@@ -48,17 +61,20 @@ STUDY_EPOCHS = Protocol.epochs
 
 
 class ImageOptions(Options):
-    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, the encoder's precision."""
+    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, what computes the encoder."""
 
     image_size: int = Field(256, ge=8, multiple_of=4)
     normalisation: Normalisation = "min-max"
     precision: Precision = "float32"
+    backend: Backend = "auto"
 
 
 class FineTuneOptions(ImageOptions):
     """Options of the fine-tuning; the defaults are the study's (training.py).
 
-    `batch` counts (slice, instance) pairs; `margins` are redrawn every epoch in mm; `amp` matters on CUDA only.
+    `batch` counts (slice, instance) pairs; `margins` are redrawn every epoch in mm; `amp` computes in half precision
+    where that is faster; `flips` are on with `train: all` alone. With `train: decoder` embeddings are kept in the fit's
+    work folder within `embeddings-gb` until the fit is done.
     """
 
     epochs: int = Field(Protocol.epochs, ge=1)
@@ -68,8 +84,10 @@ class FineTuneOptions(ImageOptions):
     plateau_factor: float = Field(Protocol.plateau_factor, gt=0, lt=1)
     plateau_patience: int = Field(Protocol.plateau_patience, ge=0)
     margins: str = Protocol.margins
-    flips: bool = Protocol.flips
+    train: Train = Protocol.train
+    flips: bool | None = None
     amp: bool = Protocol.amp
+    embeddings_gb: float = Field(Protocol.embeddings_gb, ge=0)
 
     @model_validator(mode="after")
     def _readable(self) -> FineTuneOptions:
@@ -79,8 +97,11 @@ class FineTuneOptions(ImageOptions):
     def protocol(self) -> Protocol:
         """The protocol that these options name."""
         names = Protocol.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        return Protocol(**{name: getattr(self, name) for name in names})
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return Protocol(**{"flips": self.train == "all", **given})
 
     def cut(self) -> str | None:
-        """Fewer epochs than the study's."""
-        return None if self.epochs >= STUDY_EPOCHS else f"{self.epochs} of {STUDY_EPOCHS} epochs"
+        """Less of the network than the study's, or fewer epochs."""
+        short = ["decoder alone"] if self.train == "decoder" else []
+        short += [f"{self.epochs} of {STUDY_EPOCHS} epochs"] if self.epochs < STUDY_EPOCHS else []
+        return ", ".join(short) or None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gtvbench.adapters.litemedsam.embeddings import Embeddings
 from gtvbench.adapters.litemedsam.options import Normalisation
 from gtvbench.adapters.litemedsam.preprocess import Frame, boxes_to_frame, mask_to_frame, slice_to_frame
 from gtvbench.bench.core.cases import TrainingCase
@@ -31,7 +32,11 @@ class SlicePrompts:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, S, S); boxes (N, 4) x0 y0 x1 y1, masks (N, 1, S, S) float, and the image of every box (N,)."""
+    """A batch of B images and N boxes.
+
+    Images (B, 3, S, S) or embeddings (B, 256, s, s); boxes (N, 4) x0 y0 x1 y1, masks (N, 1, S, S) float, and the image
+    of every box (N,).
+    """
 
     images: Tensor
     boxes: Tensor
@@ -58,6 +63,7 @@ class Samples:
         size: side of the network's frame in pixels.
         normalisation: of slices.
         batch: (slice, instance) pairs per batch.
+        embeddings: instead of images, for a training of the decoder alone.
     """
 
     cases: Sequence[TrainingCase]
@@ -65,6 +71,7 @@ class Samples:
     size: int
     normalisation: Normalisation
     batch: int
+    embeddings: Embeddings | None = None
 
     def slices(self) -> list[SlicePrompts]:
         """Slices with at least one prompt, by case and height."""
@@ -107,7 +114,10 @@ class Samples:
             height, width = image.shape[:2]
             turned = generator_from("flips", *names, case.case, one.z).random(2) < 0.5 if flips else (False, False)
             step_y, step_x = (-1 if turn else 1 for turn in turned)
-            images.append(slice_to_frame(image[::step_y, ::step_x], self.size, self.normalisation))
+            if self.embeddings is None:
+                images.append(slice_to_frame(image[::step_y, ::step_x], self.size, self.normalisation))
+            else:
+                images.append(self.embeddings.of(case, one.z))
             for prompt, mask, tight in _instances(case, one):
                 box = prompt.box
                 if margins is not None:

@@ -55,6 +55,13 @@ def training_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
     return dice_loss(logits, masks).mean() + entropy + F.mse_loss(iou[:, 0], truth)
 
 
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """What mixed precision computes in: float16 on CUDA, bfloat16 on a CPU with AMX units; None: no gain."""
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else None
+
+
 class FineTuning:
     """One fine-tuning in ``folder``, which holds its checkpoint and the best weights so far.
 
@@ -79,14 +86,17 @@ class FineTuning:
         if not training.slices():
             raise StudyError("fine-tuning has no training prompts", remedy="name more training cases in the split")
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        trained = self.model.mask_decoder if protocol.train == "decoder" else self.model
+        self.model.requires_grad_(False)
+        trained.requires_grad_(True)
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay
+            trained.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay
         )
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimiser, factor=protocol.plateau_factor, patience=protocol.plateau_patience
         )
-        self.amp = protocol.amp and device.type == "cuda"
-        self.scaler = torch.amp.GradScaler("cuda", enabled=self.amp)
+        self.half = half_precision(device) if protocol.amp else None
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.half == torch.float16)
         self.margins = policy_from(protocol.margins)
         self.epoch, self.step, self.loss_sum, self.pairs = 0, 0, 0.0, 0
         self.best_loss, self.best_epoch = math.inf, 0
@@ -94,6 +104,11 @@ class FineTuning:
         self.identity = json.dumps([asdict(protocol), seed, training.fusion, training.size, training.normalisation])
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch was trained."""
+        return self.epoch >= self.protocol.epochs
 
     def run(self, record: Record) -> dict[str, Any]:
         """Train to the end, leaving the best epoch's weights in `BEST_FILE`; facts for the record.
@@ -104,7 +119,7 @@ class FineTuning:
         Raises:
             BenchError: the loss is no longer finite.
         """
-        while self.epoch < self.protocol.epochs:
+        while not self.finished:
             self._train_epoch()
             train, validation = self.loss_sum / self.pairs, self._validate()
             watched = train if math.isnan(validation) else validation
@@ -150,8 +165,8 @@ class FineTuning:
                 yield batch
 
     def _iterate(self, batch: Batch) -> float:
-        with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
-            logits, iou = self.model(batch.images, batch.boxes, batch.owners)
+        with self._autocast():
+            logits, iou = self._forward(batch)
         loss = training_loss(logits.float(), iou.float(), batch.masks)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -167,11 +182,20 @@ class FineTuning:
         total, count = 0.0, 0
         for slices in self.validation.plan():
             batch = self.validation.stored(slices).to(self.device)
-            with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
-                logits, _ = self.model(batch.images, batch.boxes, batch.owners)
+            with self._autocast():
+                logits, _ = self._forward(batch)
             total += float(dice_loss(logits.float(), batch.masks).sum())
             count += len(batch.boxes)
         return total / count if count else math.nan
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if self.protocol.train == "decoder":
+            return self.model.decode(batch.images[batch.owners], batch.boxes)
+        logits, iou = self.model(batch.images, batch.boxes, batch.owners)
+        return logits, iou
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
     def _save(self) -> None:
         state: dict[str, Any] = {
@@ -179,7 +203,7 @@ class FineTuning:
             "place": [self.epoch, self.step, self.loss_sum, self.pairs],
             "best": [self.best_loss, self.best_epoch],
         }
-        if self.epoch < self.protocol.epochs:  # a finished fit needs no 120 MB of optimiser
+        if not self.finished:  # a finished fit needs no 120 MB of optimiser
             state |= {
                 "model": self.model.state_dict(),
                 "optimiser": self.optimiser.state_dict(),

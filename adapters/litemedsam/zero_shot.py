@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,12 @@ from gtvbench.adapters.base import Options as BaseOptions
 from gtvbench.adapters.litemedsam.options import ImageOptions
 from gtvbench.adapters.slices import Boxes, Probabilities, SliceMethod
 from gtvbench.bench.core.errors import WeightsError
+from gtvbench.bench.provenance import has_accelerator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
+    from gtvbench.adapters.litemedsam.inference import Predictor
     from gtvbench.adapters.litemedsam.preprocess import Frame
 
 _BOXES_AT_ONCE = 16  # a box takes some 40 MB of activations at 256 px
@@ -39,15 +40,26 @@ class Embedded:
 class ZeroShot(SliceMethod):
     """LiteMedSAM with the weights it is given, as they are."""
 
-    needs: ClassVar[Needs] = Needs(prompts=("box",), weights="lite_medsam.pth")
+    needs: ClassVar[Needs] = Needs(prompts=("box",), weights="lite_medsam.pth", version=2)
     Options: ClassVar[type[BaseOptions]] = ImageOptions
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._network: FastLiteMedSAM | None = None
+        self._network: Predictor | None = None
+
+    @classmethod
+    def unavailable(cls, options: Any) -> str | None:
+        """bfloat16 on a processor that has no units for it."""
+        if options.precision != "bfloat16" or options.backend == "torch" or has_accelerator():
+            return None
+        from gtvbench.adapters.litemedsam.inference import quiet_openvino
+
+        if "BF16" in quiet_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return None
+        return "this processor does not compute in bfloat16; use precision: float32"
 
     def load(self, fit: Path | None) -> None:
-        """Load the weights, fold BatchNorm, move to the device."""
+        """Load the weights, move to the device."""
         self._load_from(given_weights(self.context))
 
     def encode(self, slices: npt.NDArray[np.uint8]) -> Embedded:
@@ -82,13 +94,13 @@ class ZeroShot(SliceMethod):
         import torch
 
         from gtvbench.adapters.litemedsam.checkpoints import load_model
-        from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
+        from gtvbench.adapters.litemedsam.inference import Predictor
 
         options = self.context.options
         model, _ = load_model(weights, image_size=options.image_size)
-        self._network = FastLiteMedSAM(model, torch.device(self.context.device), options.precision)
+        self._network = Predictor(model, torch.device(self.context.device), options.precision, options.backend)
 
-    def _ready(self) -> FastLiteMedSAM:
+    def _ready(self) -> Predictor:
         if self._network is None:
             raise WeightsError("LiteMedSAM predicts before its weights are loaded", remedy="call load() first")
         return self._network
@@ -103,6 +115,6 @@ def given_weights(context: Context) -> Path:
     if context.weights is None:
         raise WeightsError(
             "LiteMedSAM was given no weights",
-            remedy="name lite_medsam.pth, demo or a file under 'weights' in the study file; see `bench weights`",
+            remedy="name lite_medsam.pth or a file under 'weights' in the study file; see `bench weights`",
         )
     return context.weights

@@ -136,6 +136,32 @@ def test_a_wrong_file_is_refused_with_its_first_differing_keys(official: dict[st
     assert "remedy" in text
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, r"SAM or MedSAM \(ViT-B\)"),
+        ({"mask_decoder.iou_token.weight": torch.zeros(1, 256, dtype=torch.int8)}, "quantised to int8"),
+    ],
+)
+def test_a_medsam_file_and_a_quantised_one_are_told_apart(
+    official: dict[str, Tensor], tmp_path: Path, change: dict[str, Tensor], says: str
+) -> None:
+    save_file({**official, **change}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match=says):
+        checkpoints.load_model(tmp_path / "w.safetensors", image_size=SIZE)
+
+
+def test_a_half_precision_file_is_read_and_said_to_be_rounded(
+    official: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_file(
+        {key: v.half() if v.is_floating_point() else v for key, v in official.items()}, tmp_path / "w.safetensors"
+    )
+    model, _ = checkpoints.load_model(tmp_path / "w.safetensors", image_size=SIZE)
+    assert all(value.dtype != torch.float16 for value in model.state_dict().values())
+    assert "half precision" in caplog.text
+
+
 def test_a_file_of_another_network_names_three_keys_and_counts_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
     torch.save(torch.nn.Linear(3, 4).state_dict(), path)

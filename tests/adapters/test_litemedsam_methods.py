@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from pydantic import ValidationError
 
 from gtvbench.adapters.base import Context
-from gtvbench.adapters.litemedsam import checkpoints
+from gtvbench.adapters.litemedsam import checkpoints, inference, zero_shot
 from gtvbench.adapters.litemedsam.fine_tuned import FineTuned, FineTuneOptions
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.adapters.litemedsam.options import Train
 from gtvbench.adapters.litemedsam.zero_shot import ImageOptions, ZeroShot
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.errors import StudyError, WeightsError
@@ -37,6 +39,9 @@ class Silent:
     def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> AbstractContextManager[None]:
         self.stages.append((stage, slice, boxes))
         return nullcontext()
+
+    def ready(self) -> None:
+        self.stages.append(("ready", -1, 0))
 
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         self.epochs.append(epoch)
@@ -72,7 +77,7 @@ def context(options: Any, weights: Path | None) -> Context:
 
 
 def test_zero_shot_segments_the_prompted_slices_within_the_grid(weights: Path, case: TrainingCase) -> None:
-    method = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    method = ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), weights))
     method.load(None)
     clock = Silent()
     method.warm_up(case.images, case.prompts, clock)
@@ -86,7 +91,7 @@ def test_zero_shot_segments_the_prompted_slices_within_the_grid(weights: Path, c
 
 
 def test_a_batch_of_slices_equals_slices_one_by_one(weights: Path, case: TrainingCase) -> None:
-    method = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    method = ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), weights))
     method.load(None)
     slices = np.stack([case.images.fused_slice("ct-only", z) for z in range(4)])
     boxes = [np.array([p.box for p in case.prompts.in_slice(z)]).reshape(-1, 4) for z in range(4)]
@@ -99,7 +104,7 @@ def test_a_batch_of_slices_equals_slices_one_by_one(weights: Path, case: Trainin
 
 
 def test_more_boxes_than_fit_at_once_are_decoded_in_parts(weights: Path, case: TrainingCase) -> None:
-    method = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    method = ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), weights))
     method.load(None)
     embedded = method.encode(case.images.fused_slice("ct-only", 0)[None])
     boxes = np.tile(np.array([[5, 5, 20, 20], [8, 3, 30, 22]]), (20, 1))
@@ -108,15 +113,20 @@ def test_more_boxes_than_fit_at_once_are_decoded_in_parts(weights: Path, case: T
     np.testing.assert_allclose(found[38:], found[:2], atol=1e-6)
 
 
-def test_fine_tuning_leaves_what_prediction_loads(weights: Path, case: TrainingCase, tmp_path: Path) -> None:
-    method = FineTuned(context(FineTuneOptions(image_size=SIZE, epochs=2), weights))
+@pytest.mark.parametrize("train", ["all", "decoder"])
+def test_fine_tuning_leaves_what_prediction_loads(
+    train: Train, weights: Path, case: TrainingCase, tmp_path: Path
+) -> None:
+    method = FineTuned(context(FineTuneOptions(image_size=SIZE, epochs=2, train=train, backend="torch"), weights))
     recorder = Silent()
     facts = method.fit([case], [case], tmp_path, recorder)
     assert recorder.epochs == [0, 1]
     assert facts["best_epoch"] in (0, 1)
+    assert recorder.stages == [("ready", -1, 0)]
+    assert not (tmp_path / "embeddings").exists()
     method.load(tmp_path)
     tuned = method.predict(case.images, case.prompts, Silent())
-    untouched = ZeroShot(context(ImageOptions(image_size=SIZE), weights))
+    untouched = ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), weights))
     untouched.load(None)
     assert not np.array_equal(tuned, untouched.predict(case.images, case.prompts, Silent()))
 
@@ -127,7 +137,10 @@ def test_the_options_default_to_the_study_and_say_where_they_fall_short() -> Non
     assert (options.plateau_factor, options.plateau_patience) == (0.9, 5)
     assert (options.image_size, options.normalisation, options.margins) == (256, "min-max", "random-margin(0, 20)")
     assert options.cut() is None
+    assert options.protocol().flips
     assert FineTuneOptions(epochs=3).cut() == "3 of 20 epochs"
+    assert FineTuneOptions(train="decoder", epochs=3).cut() == "decoder alone, 3 of 20 epochs"
+    assert not FineTuneOptions(train="decoder").protocol().flips
     assert FineTuneOptions.model_validate({"learning-rate": 1e-3}).protocol().learning_rate == 1e-3
 
 
@@ -139,13 +152,27 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> N
         FineTuneOptions.model_validate(options)
 
 
-def test_unreadable_margins_are_told_when_the_study_is_read() -> None:
+def test_bfloat16_is_refused_before_any_work_where_the_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8"]
+
+    monkeypatch.setattr(inference, "quiet_openvino", lambda: SimpleNamespace(Core=Core))
+    monkeypatch.setattr(zero_shot, "has_accelerator", lambda: False)
+    assert "float32" in str(ZeroShot.unavailable(ImageOptions(precision="bfloat16")))
+    assert ZeroShot.unavailable(ImageOptions(precision="bfloat16", backend="torch")) is None
+    assert ZeroShot.unavailable(ImageOptions()) is None
+
+
+def test_unreadable_margins_and_flips_of_a_frozen_encoder_are_told_when_the_study_is_read() -> None:
+    with pytest.raises(StudyError, match="no flips"):
+        FineTuneOptions(train="decoder", flips=True)
     with pytest.raises(StudyError, match="large"):
         FineTuneOptions(margins="large")
 
 
 def test_missing_weights_are_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no weights"):
-        ZeroShot(context(ImageOptions(image_size=SIZE), None)).load(None)
+        ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), None)).load(None)
     with pytest.raises(WeightsError, match="before its weights are loaded"):
-        ZeroShot(context(ImageOptions(image_size=SIZE), None)).encode(np.zeros((1, 8, 8, 3), np.uint8))
+        ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), None)).encode(np.zeros((1, 8, 8, 3), np.uint8))

@@ -1,13 +1,19 @@
-"""LiteMedSAM's network: batched boxes, folding, shapes."""
+"""LiteMedSAM's network: batched boxes, shapes, and the ways to compute it."""
 
 from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
+from gtvbench.adapters.litemedsam.inference import Predictor, _digest
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.weights import CACHE_VARIABLE
 
 SIZE = 32
 CPU = torch.device("cpu")
@@ -60,32 +66,41 @@ def test_the_encoder_keeps_a_quarter_of_the_resolution(model: LiteMedSAM) -> Non
         assert model.encode(torch.rand(1, 3, SIZE, SIZE)).shape == (1, 256, SIZE // 4, SIZE // 4)
 
 
-def test_folded_and_unfolded_outputs_are_equal(model: LiteMedSAM) -> None:
+def test_openvino_and_torch_give_the_same_embeddings(
+    model: LiteMedSAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
         expected = model.encode(images)
-        expected_logits, _ = model.decode(expected[OWNERS], BOXES)
-    for fold in (True, False):
-        fast = FastLiteMedSAM(model, CPU, fold=fold)
-        embeddings = fast.encode(images)
-        logits, _ = fast.decode(embeddings[OWNERS], BOXES)
-        assert (embeddings - expected).abs().max() < 1e-4
-        assert (logits - expected_logits).abs().max() < 1e-4
-        assert any(isinstance(m, nn.BatchNorm2d) for m in fast.model.modules()) is not fold
+    assert (Predictor(model, CPU, backend="torch").encode(images) - expected).abs().max() < 1e-5
+    assert (Predictor(model, CPU).encode(images) - expected).abs().max() < 1e-4
+    assert sys.modules.get("openvino_telemetry") is None
+    (kept,) = tmp_path.glob("cache/openvino/*/encoder.xml")
+    monkeypatch.setattr("gtvbench.adapters.litemedsam.inference._converted", None)  # a second conversion would fail
+    assert (Predictor(model, CPU, backend="openvino").encode(images) - expected).abs().max() < 1e-4
+    assert list(tmp_path.glob("cache/openvino/*/encoder.xml")) == [kept]
 
 
-def test_folding_leaves_the_given_network_alone(model: LiteMedSAM) -> None:
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    FastLiteMedSAM(model, CPU)
-    after = model.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
-    assert all(parameter.requires_grad for parameter in model.parameters())
+def test_another_encoder_gets_a_conversion_of_its_own_and_another_decoder_does_not(model: LiteMedSAM) -> None:
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.mask_decoder.iou_token.weight.add_(1)
+    assert _digest(other, "1") == _digest(model, "1")
+    with torch.no_grad():
+        other.neck[0].weight.add_(1)
+    assert _digest(other, "1") != _digest(model, "1")
 
 
 def test_bfloat16_stays_close_and_returns_float32(model: LiteMedSAM) -> None:
     images = torch.rand(1, 3, SIZE, SIZE)
-    exact = FastLiteMedSAM(model, CPU).encode(images)
-    rough = FastLiteMedSAM(model, CPU, "bfloat16").encode(images)
+    exact = Predictor(model, CPU, backend="torch").encode(images)
+    rough = Predictor(model, CPU, "bfloat16", "torch").encode(images)
     assert rough.dtype == torch.float32
+    assert (exact - rough).abs().max() > 0
     assert torch.nn.functional.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
+
+
+def test_openvino_is_refused_on_another_device(model: LiteMedSAM) -> None:
+    with pytest.raises(StudyError, match="openvino does not run on cuda"):
+        Predictor(model, torch.device("cuda"), backend="openvino")

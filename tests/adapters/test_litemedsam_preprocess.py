@@ -11,7 +11,6 @@ from gtvbench.adapters.litemedsam.preprocess import (
     boxes_to_frame,
     logits_to_probability,
     mask_to_frame,
-    resize_area,
     slice_to_frame,
 )
 
@@ -21,22 +20,6 @@ from gtvbench.adapters.litemedsam.preprocess import (
 )
 def test_the_longest_side_fills_the_frame(shape: tuple[int, int], resized: tuple[int, int]) -> None:
     assert Frame(shape, 256).resized == resized
-
-
-def test_area_resizing_takes_the_mean_of_what_a_pixel_covers() -> None:
-    image = np.arange(12, dtype=np.float32).reshape(3, 4)
-    np.testing.assert_allclose(
-        resize_area(image, (1, 2)), [[(0 + 1 + 4 + 5 + 8 + 9) / 6, (2 + 3 + 6 + 7 + 10 + 11) / 6]]
-    )
-    np.testing.assert_allclose(resize_area(image[:, :3], (2, 3))[0], image[0, :3] * 2 / 3 + image[1, :3] / 3, rtol=1e-6)
-    np.testing.assert_allclose(resize_area(image, (6, 8)), image.repeat(2, axis=0).repeat(2, axis=1))
-
-
-def test_area_resizing_keeps_the_mean_of_an_image_with_channels() -> None:
-    image = np.random.default_rng(0).random((50, 37, 3), dtype=np.float32)
-    small = resize_area(image, (16, 12))
-    assert small.shape == (16, 12, 3)
-    np.testing.assert_allclose(small.mean(axis=(0, 1)), image.mean(axis=(0, 1)), rtol=1e-5)
 
 
 def test_min_max_is_joint_over_channels_and_the_padding_is_zero() -> None:
@@ -59,8 +42,13 @@ def test_fixed_normalisation_divides_by_255() -> None:
 
 def test_boxes_become_corner_pixels_of_the_frame() -> None:
     frame = Frame((128, 64), 256)
-    np.testing.assert_allclose(boxes_to_frame([(10, 20, 31, 42)], frame), [[40, 20, 82, 60]])
+    np.testing.assert_array_equal(boxes_to_frame([(10, 20, 31, 42)], frame), [[40, 20, 82, 60]])
     assert boxes_to_frame([], frame).shape == (0, 4)
+
+
+def test_corners_are_cut_to_whole_pixels_as_the_official_inference_does() -> None:
+    found = boxes_to_frame([(7, 11, 50, 123)], Frame((150, 149), 256))  # first and last pixel times 256 / 150, cut
+    np.testing.assert_array_equal(found, [[18, 11, 208, 83]])
 
 
 @pytest.mark.parametrize("where", [(0, 0), (63, 199), (199, 199), (100, 101), (77, 13)])

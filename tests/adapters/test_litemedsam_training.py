@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
-from gtvbench.adapters.litemedsam.checkpoints import read_tensors
+from gtvbench.adapters.litemedsam.checkpoints import flat_state, read_tensors
+from gtvbench.adapters.litemedsam.embeddings import Embeddings
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.adapters.litemedsam.preprocess import slice_to_frame
 from gtvbench.adapters.litemedsam.samples import Batch, Samples
 from gtvbench.adapters.litemedsam.training import BEST_FILE, FineTuning, Protocol, dice_loss, training_loss
 from gtvbench.bench.core.cases import Images, TrainingCase
@@ -222,7 +226,10 @@ def test_divergence_is_an_error_that_names_the_epoch(cases: list[TrainingCase], 
         run(built)
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"margins": "big"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"margins": "big"}, {"train": "decoder", "flips": True}],
+)
 def test_a_protocol_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(StudyError):
         Protocol(**changes)  # type: ignore[arg-type]
@@ -246,3 +253,64 @@ def test_a_finished_fit_keeps_no_optimiser_and_is_not_repeated(cases: list[Train
     epochs, best = run(fine_tuning(cases, tmp_path / "fit", epochs=1))
     assert epochs == {}
     assert len(best) == 435
+
+
+def embedded(cases: list[TrainingCase], folder: Path, limit: int, asked: list[str] | None = None) -> Embeddings:
+    """Embeddings by one random network, each asked for written down."""
+    torch.manual_seed(5)
+    model = LiteMedSAM(SIZE).eval()
+
+    def encode(case: TrainingCase, z: int) -> npt.NDArray[np.float32]:
+        if asked is not None:
+            asked.append(f"{case.case}/{z}")
+        framed = torch.from_numpy(slice_to_frame(case.images.fused_slice("ct-only", z), SIZE))
+        with torch.no_grad():
+            return model.encode(framed[None])[0].numpy()
+
+    return Embeddings(cases, encode, folder, limit)
+
+
+def decoder_tuning(
+    cases: list[TrainingCase], folder: Path, kept: Embeddings, kind: type[FineTuning] = FineTuning
+) -> FineTuning:
+    protocol = Protocol(epochs=2, batch=4, train="decoder", flips=False, learning_rate=1e-3, checkpoint_seconds=0.0)
+    torch.manual_seed(5)
+    training, validation = (replace(samples(part), embeddings=kept) for part in (cases[:2], cases[2:]))
+    return kind(LiteMedSAM(SIZE), training, validation, protocol, folder=folder, seed=3, device=CPU)
+
+
+def test_a_frozen_encoder_embeds_every_slice_once_and_stays_as_it_is(cases: list[TrainingCase], tmp_path: Path) -> None:
+    asked: list[str] = []
+    kept = embedded(cases, tmp_path / "embeddings", 10**9, asked)
+    assert kept.prepare() == 0
+    built = decoder_tuning(cases, tmp_path / "fit", kept)
+    before = {key: value.clone() for key, value in flat_state(built.model).items()}
+    _, best = run(built)
+    assert sorted(asked) == sorted(f"P{case}/{z}" for case in range(3) for z in range(3))
+    changed = {key.split(".")[0] for key, value in best.items() if not torch.equal(value, before[key])}
+    assert changed == {"mask_decoder"}
+    assert kept.prepare() == 0
+    assert len(asked) == 9
+
+
+def test_what_does_not_fit_into_the_limit_is_embedded_again_with_the_same_result(
+    cases: list[TrainingCase], tmp_path: Path
+) -> None:
+    found = []
+    for limit, left in ((10**9, 0), (3 * 256 * 64 * 2 + 200, 6), (0, 9)):
+        kept = embedded(cases, tmp_path / f"embeddings{limit}", limit)
+        assert kept.prepare() == left
+        found.append(run(decoder_tuning(cases, tmp_path / f"fit{limit}", kept)))
+    for epochs, best in found[1:]:
+        assert epochs == found[0][0]
+        assert all(torch.equal(best[key], found[0][1][key]) for key in best)
+
+
+def test_a_killed_decoder_training_ends_with_the_same_bits(cases: list[TrainingCase], tmp_path: Path) -> None:
+    kept = embedded(cases, tmp_path / "embeddings", 10**9)
+    kept.prepare()
+    _, expected = run(decoder_tuning(cases, tmp_path / "whole", kept))
+    with pytest.raises(KilledError):
+        run(decoder_tuning(cases, tmp_path / "killed", kept, KilledAtThird))
+    _, best = run(decoder_tuning(cases, tmp_path / "killed", kept))
+    assert all(torch.equal(best[key], expected[key]) for key in expected)

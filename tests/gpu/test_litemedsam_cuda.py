@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gtvbench.adapters.litemedsam.fast import FastLiteMedSAM
+from gtvbench.adapters.litemedsam.inference import Predictor
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
 from gtvbench.adapters.litemedsam.training import training_loss
 
@@ -21,8 +21,8 @@ def test_cuda_and_cpu_give_the_same_masks() -> None:
     images = torch.rand(2, 3, SIZE, SIZE)
     logits = []
     for name in ("cpu", "cuda"):
-        fast = FastLiteMedSAM(model, torch.device(name))
-        logits.append(fast.decode(fast.encode(images), BOXES)[0].cpu())
+        predictor = Predictor(model, torch.device(name), backend="torch")
+        logits.append(predictor.decode(predictor.encode(images), BOXES)[0].cpu())
     assert (logits[0] - logits[1]).abs().max() < 1e-2  # TF32 convolutions
 
 

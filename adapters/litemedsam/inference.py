@@ -1,0 +1,142 @@
+"""LiteMedSAM ready to predict: its encoder in OpenVINO on a CPU, in PyTorch elsewhere, with the same masks."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.adapters.litemedsam.options import Backend, Precision
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.weights import cache_folder
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel
+
+_log = logging.getLogger(__name__)
+
+_CONVERSIONS_KEPT = 8
+"""Converted encoders in the cache, 26 MB each; the one that was not used for the longest time goes first."""
+
+
+class Predictor:
+    """A network in eval mode on `device`, which it takes over: encode slices, decode boxes, without gradients.
+
+    Args:
+        model: the network; moved to `device`.
+        device: where to run.
+        precision: of the encoder; the decoder always computes in float32.
+        backend: of the encoder: `openvino` (CPU only), `torch`, or `auto`: OpenVINO on a CPU, PyTorch elsewhere.
+
+    Raises:
+        StudyError: OpenVINO was asked for on another device than the CPU.
+    """
+
+    def __init__(
+        self, model: LiteMedSAM, device: torch.device, precision: Precision = "float32", backend: Backend = "auto"
+    ) -> None:
+        if backend == "openvino" and device.type != "cpu":
+            raise StudyError(f"backend openvino does not run on {device.type}", remedy="use backend: auto")
+        self.device = device
+        # Through train mode: timm caches attention biases in eval mode, and a change of weights leaves them stale.
+        self.model = model.to(device).to(memory_format=torch.channels_last).train().eval().requires_grad_(False)
+        self.precision = precision
+        on_openvino = backend == "openvino" or (backend == "auto" and device.type == "cpu")
+        self._compiled = _compiled(model, precision) if on_openvino else None
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Embeddings (B, 256, S/stride, S/stride), float32 on the device, of padded slices (B, 3, S, S)."""
+        if self._compiled is not None:
+            # Slice by slice: a batch is no faster on a CPU, and a fixed shape is.
+            found = [self._compiled(image[None].contiguous().numpy())[0].copy() for image in images]
+            return torch.from_numpy(np.concatenate(found))
+        ready = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.model.encode(ready).float()
+
+    @torch.inference_mode()
+    def decode(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, 1, S, S) and predicted IoU (N, 1) of boxes (N, 4) in the frame, one embedding per box."""
+        return self.model.decode(embeddings.to(self.device), boxes.to(self.device))
+
+
+class _Encoder(nn.Module):
+    """The encoder and its neck alone, as OpenVINO's conversion traces them."""
+
+    def __init__(self, model: LiteMedSAM) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.encode(images)
+
+
+def quiet_openvino() -> Any:
+    """The package openvino without its telemetry, which reports every import and conversion to its makers."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # its import fails, as foreseen there
+    import openvino
+
+    return openvino
+
+
+def _compiled(model: LiteMedSAM, precision: Precision) -> CompiledModel:
+    openvino = quiet_openvino()
+    core = openvino.Core()
+    # OpenVINO would compute in bfloat16 by itself where the processor can; here the study file decides.
+    settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32", "PERFORMANCE_HINT": "LATENCY"}
+    kept = _conversion(model, openvino.__version__)
+    return core.compile_model(_converted(model) if kept is None else core.read_model(kept), "CPU", settings)
+
+
+def _conversion(model: LiteMedSAM, version: str) -> Path | None:
+    """The converted encoder in the cache, converted now where it is not there; None where nothing can be kept."""
+    openvino = quiet_openvino()
+    folder = cache_folder() / "openvino"
+    kept = folder / _digest(model, version) / "encoder.xml"
+    try:
+        if not kept.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as partial:
+                new = Path(partial) / "new"
+                openvino.save_model(_converted(model), new / "encoder.xml", compress_to_fp16=False)
+                if not kept.is_file():  # another process may have been quicker
+                    new.replace(kept.parent)
+        kept.parent.touch()
+        others = sorted(folder.glob("[!.]*"), key=lambda path: path.stat().st_mtime)
+        for old in others[:-_CONVERSIONS_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if kept.is_file():
+            return kept
+        _log.warning("the converted encoder cannot be kept in %s (%s); it is converted again each time", folder, error)
+        return None
+    return kept
+
+
+def _converted(model: LiteMedSAM) -> Any:
+    """The encoder as an OpenVINO model for one slice."""
+    example = torch.zeros(1, 3, model.image_size, model.image_size)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer: sides of windows become constants, as they may at a fixed size
+        return quiet_openvino().convert_model(_Encoder(model).eval(), example_input=example, input=list(example.shape))
+
+
+def _digest(model: LiteMedSAM, version: str) -> str:
+    """Identity of the encoder's weights and of what converts them."""
+    found = hashlib.sha256(f"1 {version} {model.image_size} {model.stem}".encode())
+    for part in (model.image_encoder, model.neck):
+        for name, tensor in part.state_dict().items():
+            found.update(name.encode())
+            found.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return found.hexdigest()
