@@ -20,7 +20,10 @@ from gtvbench.bench.study import MethodEntry, Study, problems
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm as planned. `skip` is the reason why it does not run, or None."""
+    """One arm as planned. `skip` is the reason why it does not run, or None.
+
+    `weights_published` is the name in the catalogue of the weights' content; None: nobody published these.
+    """
 
     name: str
     method: str
@@ -34,7 +37,7 @@ class Arm:
     weights_name: str | None = None
     weights_file: str | None = None
     weights_sha256: str | None = None
-    stand_in: bool = False
+    weights_published: str | None = None
     cut: str | None = None
     skip: str | None = None
 
@@ -147,11 +150,10 @@ def _default_fusions(fusions: tuple[str, ...], modalities: Sequence[str]) -> tup
 
 
 def _weights(name: str, base: Path) -> dict[str, Any]:
-    local = base / name
-    path = local if local.is_file() else weights.locate(name)
+    found = weights.locate(name, beside=base)
     return {
         "weights_name": Path(name).name,
-        "weights_file": str(path.resolve()),
-        "weights_sha256": weights.digest(path),
-        "stand_in": weights.is_stand_in(path),
+        "weights_file": str(found.path.resolve()),
+        "weights_sha256": found.sha256,
+        "weights_published": found.known.name if found.known else None,
     }

@@ -222,14 +222,13 @@ def weights(
         if as_json:
             typer.echo(json.dumps(rows))
             return
-        table = Table(box=None, pad_edge=False)
-        for column in ("name", "here", "megabytes", "licence", "source"):
-            table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*(_cell(row[column]) for column in ("name", "here", "megabytes", "licence", "source")))
-        _out.print(table)
+            _out.print(f"[bold]{row['name']}[/]: {row['here']}", highlight=False)
+            for key in ("path", "megabytes", "licence", "source"):
+                if row[key] is not None:
+                    _out.print(f"  {key:10}{row[key]}", markup=False, highlight=False, soft_wrap=True)
     elif action == "verify" and name is not None:
-        found = catalogue.verify(catalogue.locate(name), name if name in catalogue.CATALOGUE else None)
+        found = catalogue.locate(name)
         typer.echo(f"{found.path}: sha256 {found.sha256}, git blob {found.git_blob}, "
                    f"{'known as ' + found.known.name if found.known else 'not in the catalogue'}")  # fmt: skip
     elif name is not None:

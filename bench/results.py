@@ -77,9 +77,14 @@ def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dic
         "reason": reason,
         "trains": arm.trains,
         "prompts": list(arm.prompts),
-        "stand_in_weights": arm.stand_in,
         "cut_schedule": arm.cut,
-        "weights": None if arm.weights_name is None else {"name": arm.weights_name, "sha256": arm.weights_sha256},
+        "weights": None
+        if arm.weights_name is None
+        else {
+            "name": arm.weights_name,
+            "sha256": arm.weights_sha256,
+            "published": arm.weights_published,
+        },
         "options": arm.options,
         "peak_host_bytes": measured.get("peak_host_bytes"),
         "peak_device_bytes": measured.get("peak_device_bytes"),

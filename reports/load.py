@@ -66,7 +66,6 @@ class Arm:
     reason: str | None = None
     trains: bool = False
     prompts: tuple[str, ...] = ()
-    stand_in: bool = False
     cut_schedule: str | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +81,17 @@ class Arm:
     def box_prompted(self) -> bool:
         """Whether the method is told where the target is."""
         return "box" in self.prompts
+
+    @property
+    def published_weights(self) -> str | None:
+        """Name of the published weights that the arm's file is, by its digest; None for any other file."""
+        return self.weights.get("published")
+
+    @property
+    def weights_words(self) -> str:
+        """The file of weights, and whether it is a published one."""
+        name = str(self.weights.get("name") or "")
+        return f"{name} (published weights, verified)" if self.published_weights else name
 
     @property
     def kind(self) -> str:
@@ -104,7 +114,6 @@ class Arm:
             reason=record.get("reason"),
             trains=bool(record.get("trains")),
             prompts=tuple(str(p) for p in record.get("prompts") or ()),
-            stand_in=bool(record.get("stand_in_weights")),
             cut_schedule=record.get("cut_schedule"),
             weights=record.get("weights") or {},
             options=record.get("options") or {},

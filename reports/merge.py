@@ -216,7 +216,7 @@ def _source(candidate: Candidate, renamed: Mapping[str, str]) -> Source:
 
 def _weights(arm: Arm) -> str:
     digest = str(arm.weights.get("sha256") or "not recorded")[:12]
-    return f"{arm.weights.get('name')}{' (stand-in)' if arm.stand_in else ''}, sha256 {digest}"
+    return f"{arm.weights_words}, sha256 {digest}"
 
 
 def _study(

@@ -86,13 +86,14 @@ def _weights(arm: Arm) -> str:
     weights = mapping(arm.weights)
     if not weights.get("name"):
         return ""
-    details = [f"SHA-256 {named(weights['sha256'])[:DIGEST_DIGITS]}…"] if weights.get("sha256") else []
-    details += ["a stand-in trained on drawn shapes, never on patients"] if arm.stand_in else []
+    details = ["published weights, verified"] if arm.published_weights else []
+    details += [f"SHA-256 {named(weights['sha256'])[:DIGEST_DIGITS]}…"] if weights.get("sha256") else []
     return f" {file_name(weights['name'])}" + (f" ({'; '.join(details)})" if details else "")
 
 
 def _tuned(run: Run, group: list[Arm]) -> str:
     options = group[0].options
+    frozen = options.get("train") == "decoder"
     parts = [f"{names(group)} started from the weights{_weights(group[0])} and {_was(group)} {_epochs(run, group)}"]
     batch = numeral(options, "batch")
     parts.append(f" in batches of {batch} pairs of slice and instance" if batch else "")
@@ -105,8 +106,10 @@ def _tuned(run: Run, group: list[Arm]) -> str:
         parts.append(f", the rate times {factor} after {patience} epochs without a lower {watched}")
     parts.append("; the loss is the sum of Dice, cross-entropy and squared error of the predicted IoU")
     if options.get("margins"):
-        flips = " and slices flipped at random" if options.get("flips") else ""
+        flips = " and slices flipped at random" if options.get("flips") is not False and not frozen else ""
         parts.append(f", training boxes are drawn anew every epoch by {named(options['margins'])} mm{flips}")
+    if frozen:
+        parts.append("; the mask decoder alone was trained: the image encoder was frozen and embedded each slice once")
     best = [f"{arm.best_epoch} ({named(arm.name)})" for arm in group if arm.best_epoch is not None]
     kept = f": epoch {listed(best)}, counted from 0" if best else ""
     protocol = f" The protocol is that of Ren et al.{cite('ren2024')}" if _is_study(options) else ""
@@ -120,7 +123,7 @@ _STUDY = {"batch": 8, "learning-rate": 3e-4, "plateau-factor": 0.9, "plateau-pat
 
 
 def _is_study(options: Mapping[str, Any]) -> bool:
-    return all(options.get(key) == value for key, value in _STUDY.items())
+    return options.get("train", "all") == "all" and all(options.get(key) == value for key, value in _STUDY.items())
 
 
 def _was(group: list[Arm]) -> str:

@@ -249,12 +249,9 @@ def limitations(run: Run, wide: pd.DataFrame) -> list[str]:
             "Images, those of the test set too, were cropped around the reference: the field of view gives the target "
             "roughly away, and false positives far from it cannot occur."
         )
-    stand_in = [arm for arm in started if arm.stand_in]
-    if stand_in:
-        said.append(
-            f"{names(stand_in)} used stand-in weights, not the published ones; scores are not those of the published "
-            "method."
-        )
+    other = [arm for arm in started if arm.weights.get("name") and arm.published_weights is None]
+    if other:
+        said.append(f"{names(other)} used other weights than the published ones; scores are not those of the method.")
     cut = [arm for arm in started if arm.cut_schedule]
     if cut:
         each = listed([f"{named(arm.name)} ({named(arm.cut_schedule)})" for arm in cut])

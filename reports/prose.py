@@ -13,7 +13,7 @@ import pandas as pd
 
 from gtvbench.bench.study import StatisticsOptions
 from gtvbench.reports.contrasts import LEVEL
-from gtvbench.reports.load import Run
+from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.measures import MEASURES, main_scheme
 from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
@@ -94,16 +94,28 @@ def _left_out(run: Run) -> list[Banner]:
     return [Banner("left-out", "Patients left out", text, _by_reason(told))]
 
 
+def _about_weights(active: Sequence[Arm]) -> list[Banner]:
+    weighted = [arm for arm in active if arm.weights.get("name")]
+    other = [arm.name for arm in weighted if arm.published_weights is None]
+    published: dict[tuple[str, str], list[str]] = {}
+    for arm in weighted:
+        if arm.published_weights is not None:
+            key = arm.published_weights, str(arm.weights.get("sha256"))
+            published.setdefault(key, []).append(arm.name)
+    found = []
+    if other:
+        text = "These arms start from a file that nobody published. Their scores are not those of a published method."
+        found.append(Banner("other-weights", "Other weights", text, (listed(other),)))
+    for (name, digest), arms in published.items():
+        text = f"These arms start from {name} as it was published, by its digest (SHA-256 {digest[:16]}…)."
+        found.append(Banner("weights", "Published weights, verified", text, (listed(arms),)))
+    return found
+
+
 def _about_arms(run: Run) -> list[Banner]:
     found = []
     active = [arm for arm in run.arms if arm.status != "skipped"]
-    stand_in = [arm.name for arm in active if arm.stand_in]
-    if stand_in:
-        text = (
-            "These arms start from small demonstration weights of the same architecture, not from the published "
-            "checkpoint. Their scores are not those of the published method."
-        )
-        found.append(Banner("stand-in", "Stand-in weights", text, (listed(stand_in),)))
+    found += _about_weights(active)
     cut = _by_reason([(arm.name, arm.cut_schedule) for arm in active if arm.cut_schedule])
     if cut:
         text = "These arms were trained for less than their protocol asks for. They could do better."
@@ -249,8 +261,8 @@ def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
             )
     if run.synthetic:
         lines.append("Nothing here carries over to patients: the data are synthetic.")
-    if any(arm.stand_in for arm in scored):
-        lines.append("Nothing is said of a published method by an arm that starts from stand-in weights.")
+    if any(arm.weights.get("name") and arm.published_weights is None for arm in scored):
+        lines.append("Nothing is said of a published method by an arm that starts from other weights.")
     if any(arm.cut_schedule for arm in scored):
         lines.append(
             "An arm whose training was cut short is not at its best: its rank may change with a full schedule."

@@ -27,7 +27,7 @@ def test_predicted_overlaps_and_masks_are_those_of_the_official_code(
     if not DATA.is_dir():
         pytest.skip("the reference image is not here (GTVBENCH_TEST_DATA)")
     monkeypatch.setattr("gtvbench.adapters.litemedsam.inference.cache_folder", lambda: tmp_path)
-    model, _ = load_model(weights.locate("lite_medsam.pth"))
+    model, _ = load_model(weights.locate("lite_medsam.pth").path)
     predictor = Predictor(model, torch.device("cpu"), backend=backend)
     image, boxes = (np.load(DATA / "2DBox_Mammography_demo.npz")[name] for name in ("imgs", "boxes"))
     frame = Frame((image.shape[0], image.shape[1]), 256)

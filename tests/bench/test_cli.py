@@ -41,7 +41,7 @@ def test_an_unknown_method_is_answered_with_the_nearest_name_and_no_traceback(tm
 def test_the_demo_study_is_ready(tmp_path: Path) -> None:
     done = bench("check", "--log", "quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert done.stdout.strip().splitlines()[-1].startswith("ready: 16 patients, 0 errors")
+    assert done.stdout.strip().splitlines()[-1].startswith("ready: 12 patients, 0 errors")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,10 +157,10 @@ def test_the_reference_arms_conform(name: str) -> None:
 
 
 def test_litemedsam_conforms() -> None:
-    options = ["weights=demo", "image-size=32", "fusions=[multimodal]"]
+    options = ["image-size=32", "backend=torch", "fusions=[multimodal]"]
     assert [(r.title, r.detail) for r in conformance("litemedsam-zero-shot", options) if not r.passed] == []
 
 
 def test_litemedsam_conforms_when_it_is_fine_tuned() -> None:
-    options = ["weights=demo", "image-size=32", "fusions=[multimodal]", "epochs=1"]
+    options = ["image-size=32", "backend=torch", "fusions=[multimodal]", "train=decoder", "epochs=1"]
     assert [(r.title, r.detail) for r in conformance("litemedsam-fine-tuned", options) if not r.passed] == []

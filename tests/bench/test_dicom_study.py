@@ -25,7 +25,7 @@ from gtvbench.datasets.dicom.segmentation import read_segmentation, segment_mask
 from gtvbench.datasets.phantom import Phantom, PhantomOptions
 
 ARMS = "box-fill,box-ellipse,litemedsam-zero-shot"
-ZERO_SHOT = "methods.litemedsam-zero-shot={weights: demo, image-size: 64, fusions: [multimodal]}"
+ZERO_SHOT = "methods.litemedsam-zero-shot={image-size: 64, backend: torch, fusions: [multimodal]}"
 NAMES = {1: "GTVp", 2: "GTVn"}
 FILES = {"CT": "ct", "PET": "pet", "T1w": "t1", "T2w": "t2"}
 

@@ -27,7 +27,7 @@ DATASET = {
     "images": {m: f"{m}.nii.gz" for m in IMAGES},
     "masks": [{"file": "label.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
 }
-ZERO_SHOT = {"litemedsam-zero-shot": {"weights": "demo", "image-size": 64, "fusions": ["multimodal"]}}
+ZERO_SHOT = {"litemedsam-zero-shot": {"image-size": 64, "backend": "torch", "fusions": ["multimodal"]}}
 
 
 def sphere() -> npt.NDArray[np.uint8]:

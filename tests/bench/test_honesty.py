@@ -24,7 +24,7 @@ LISTS = {"train": NAMES[:2], "validation": NAMES[2:3], "test": NAMES[3:]}
 NNUNET = {
     "epochs": 1, "iterations": 2, "validation-iterations": 1, "foreground-voxels": 20_000, "mirroring": False,
 }  # fmt: skip
-DEMO = {"weights": "demo", "image-size": 64, "fusions": ["multimodal"]}
+ZERO_SHOT = {"image-size": 128, "backend": "torch", "fusions": ["multimodal"]}
 
 
 def cases(**options: Any) -> Iterator[SourceCase]:
@@ -76,7 +76,7 @@ def test_images_swapped_between_patients_drop_prompted_arms_to_the_box(execute: 
     for case, other in zip(everyone, everyone[-1:] + everyone[:-1], strict=True):
         write_folder(case, tmp_path / "honest")
         write_folder(replace(case, images=other.images), tmp_path / "swapped")
-    methods = {"litemedsam-zero-shot": DEMO}
+    methods = {"litemedsam-zero-shot": ZERO_SHOT}
     arms, name = ["box-ellipse", "litemedsam-zero-shot"], "litemedsam-zero-shot.multimodal"
     means = {}
     for folder in ("honest", "swapped"):
@@ -97,7 +97,7 @@ def test_flipped_copies_of_a_phantom_score_the_same_exactly(execute: Execute, tm
     for number, case in enumerate(cases()):
         write_folder(case, tmp_path / "straight")
         write_folder(case, tmp_path / "turned", turns[number % 2])
-    methods = {"litemedsam-zero-shot": DEMO}
+    methods = {"litemedsam-zero-shot": ZERO_SHOT}
     _, straight = execute(["box-ellipse", "litemedsam-zero-shot"], "one", methods=methods, **dataset("straight"))
     _, turned = execute(["box-ellipse", "litemedsam-zero-shot"], "two", methods=methods, **dataset("turned"))
     pd.testing.assert_frame_equal(dsc(straight), dsc(turned), check_exact=True)

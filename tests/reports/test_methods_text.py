@@ -133,7 +133,15 @@ def test_only_methods_that_ran_are_told_and_only_what_they_need_is_cited(
     plans = tuple(_plan(new_run, method, "none", 0.6) for method in ("box-fill", "box-ellipse"))
     found = text_of(new_run(plans=plans))
     text = _plain(found)
-    for word in ("LiteMedSAM", "nnU-Net", "PyTorch", "stand-in", "Training", "colour channels", "scaled to 0 to 255"):
+    for word in (
+        "LiteMedSAM",
+        "nnU-Net",
+        "PyTorch",
+        "published weights",
+        "Training",
+        "colour channels",
+        "scaled to 0 to 255",
+    ):
         assert word not in text
     assert not {"isensee2021", "wu2022", "kirillov2023", "paszke2019", "ma2024medsam"} & set(found.keys)
     assert set(re.findall(r"@\w+\{([a-z0-9]+),", found.bibtex)) == set(found.keys)
@@ -220,11 +228,12 @@ def test_limitations_name_what_the_reader_must_not_conclude(
     writer = new_run()
     writer.fail("litemedsam-zero-shot.ct-only", writer.cases[:2], "crashed")
     _arm(writer, "litemedsam-zero-shot.ct-only")["status"] = "failed"
+    _arm(writer, "litemedsam-zero-shot.multimodal")["weights"]["published"] = None
     writer.arms.append({"arm": "nnunet.multimodal", "method": "nnunet", "status": "skipped", "reason": "no nnunetv2"})
     found = text_of(writer)
     text = dict(found.paragraphs)["Limitations"]
     for words in (
-        "no result says anything of real patients", "oracle localisation", "used stand-in weights",
+        "no result says anything of real patients", "oracle localisation", "used other weights than the published ones",
         "shorter than the protocol: litemedsam-fine-tuned.ct-only (8 of 20 epochs)",
         "Steps of litemedsam-zero-shot.ct-only failed.", "litemedsam-zero-shot.ct-only (4)",
         "Planned but not run: nnunet.multimodal.", "trained once", "one split",

@@ -29,7 +29,7 @@ def like_the_study(new_run: Callable[..., Any]) -> Any:
     writer = new_run(plans=plans)
     writer.provenance["synthetic"] = False
     for arm in writer.arms:
-        arm |= {"stand_in_weights": False, "cut_schedule": None}
+        arm |= {"cut_schedule": None}
     return writer
 
 
@@ -54,9 +54,10 @@ def _synthetic(writer: Any) -> None:
     writer.provenance["synthetic"] = True
 
 
-def _stand_in(writer: Any) -> None:
+def _other_weights(writer: Any) -> None:
+    writer.arms = [arm for arm in writer.arms if arm["weights"]]
     for arm in writer.arms:
-        arm["stand_in_weights"] = True
+        arm["weights"]["published"] = None
 
 
 def _cut(writer: Any) -> None:
@@ -64,7 +65,7 @@ def _cut(writer: Any) -> None:
         arm["cut_schedule"] = "2 of 20 epochs"
 
 
-@pytest.mark.parametrize("spoil", [_without_t2, _synthetic, _stand_in, _cut])
+@pytest.mark.parametrize("spoil", [_without_t2, _synthetic, _other_weights, _cut])
 def test_a_run_that_did_something_else_has_no_remark(
     spoil: Callable[[Any], None], like_the_study: Any, tmp_path: Path
 ) -> None:

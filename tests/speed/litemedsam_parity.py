@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--fusion", default="ct-only")
     parser.add_argument("--rounds", type=int, default=9)
     asked = parser.parse_args()
-    checkpoint = weights.locate("lite_medsam.pth")
+    checkpoint = weights.locate("lite_medsam.pth").path
     with contextlib.redirect_stderr(io.StringIO()):
         theirs = Official(asked.official, checkpoint, Path("/tmp"))
     (compare_masks if asked.what == "masks" else compare_speed)(asked, theirs, checkpoint)

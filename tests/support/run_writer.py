@@ -19,14 +19,13 @@ SHAPE = (24, 64, 64)
 
 @dataclass(frozen=True)
 class Plan:
-    """How good an arm is: mean DSC, and whether it is prompted, trained, and from stand-in weights."""
+    """How good an arm is: mean DSC, and whether it is prompted and trained."""
 
     method: str
     fusion: str
     level: float
     prompted: bool = True
     trains: bool = False
-    stand_in: bool = False
 
     @property
     def name(self) -> str:
@@ -36,10 +35,10 @@ class Plan:
 PLANS = (
     Plan("box-ellipse", "none", 0.70),
     Plan("box-fill", "none", 0.59),
-    Plan("litemedsam-zero-shot", "ct-only", 0.74, stand_in=True),
-    Plan("litemedsam-zero-shot", "multimodal", 0.77, stand_in=True),
-    Plan("litemedsam-fine-tuned", "ct-only", 0.83, trains=True, stand_in=True),
-    Plan("litemedsam-fine-tuned", "multimodal", 0.87, trains=True, stand_in=True),
+    Plan("litemedsam-zero-shot", "ct-only", 0.74),
+    Plan("litemedsam-zero-shot", "multimodal", 0.77),
+    Plan("litemedsam-fine-tuned", "ct-only", 0.83, trains=True),
+    Plan("litemedsam-fine-tuned", "multimodal", 0.87, trains=True),
 )
 
 
@@ -111,9 +110,9 @@ class RunWriter:
             "arm": plan.name, "method": plan.method, "adapter": plan.method, "fusion": plan.fusion, "seed": 1,
             "status": "complete", "reason": None, "trains": plan.trains,
             "prompts": ["box"] if plan.prompted else [],
-            "stand_in_weights": plan.stand_in,
             "cut_schedule": "8 of 20 epochs" if plan.trains else None,
-            "weights": {"name": "demo_weights.safetensors", "sha256": "ab" * 32} if weighted else None,
+            "weights": {"name": "lite_medsam.pth", "sha256": "79d8" * 16, "published": "lite_medsam.pth"}
+            if weighted else None,
             "options": {"image-size": 64, "epochs": 8} if plan.trains else {},
             "peak_host_bytes": int(self.rng.uniform(4e8, 1.4e9)), "peak_device_bytes": None, "device": "cpu",
             "fit_seconds": 95.0 if plan.trains else None, "best_epoch": 6 if plan.trains else None,

@@ -150,7 +150,7 @@ def write_simulated_run(
         {
             "arm": arm["arm"], "method": arm["method"], "adapter": arm["method"], "fusion": arm["fusion"],
             "seed": arm["seed"], "status": "complete", "reason": None, "trains": arm["trains"],
-            "prompts": [] if arm["method"] == "nnunet" else ["box"], "stand_in_weights": False, "cut_schedule": None,
+            "prompts": [] if arm["method"] == "nnunet" else ["box"], "cut_schedule": None,
             "weights": None, "options": {}, "peak_host_bytes": 900_000_000, "peak_device_bytes": None, "device": "cpu",
             "fit_seconds": 95.0 if arm["trains"] else None, "best_epoch": 6 if arm["trains"] else None,
         }
