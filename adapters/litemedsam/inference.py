@@ -90,6 +90,11 @@ def quiet_openvino() -> Any:
     return openvino
 
 
+def computes_bfloat16() -> bool:
+    """Whether this processor has units for bfloat16 (AMX, AVX-512), so that it is faster there."""
+    return "BF16" in quiet_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _compiled(model: LiteMedSAM, precision: Precision) -> CompiledModel:
     openvino = quiet_openvino()
     core = openvino.Core()

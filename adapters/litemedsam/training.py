@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gtvbench.adapters.litemedsam.checkpoints import save_flat
+from gtvbench.adapters.litemedsam.inference import computes_bfloat16
 from gtvbench.adapters.litemedsam.model import LiteMedSAM, forget_cached_biases
 from gtvbench.adapters.litemedsam.options import BEST_FILE, Protocol
 from gtvbench.adapters.litemedsam.samples import Batch, Samples
@@ -56,10 +57,10 @@ def training_loss(logits: Tensor, iou: Tensor, masks: Tensor) -> Tensor:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """What mixed precision computes in: float16 on CUDA, bfloat16 on a CPU with AMX units; None: no gain."""
+    """What mixed precision computes in: float16 on CUDA, bfloat16 on a CPU with units for it; None: no gain."""
     if device.type == "cuda":
         return torch.float16
-    return torch.bfloat16 if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else None
+    return torch.bfloat16 if device.type == "cpu" and computes_bfloat16() else None
 
 
 class FineTuning:

@@ -52,11 +52,9 @@ class ZeroShot(SliceMethod):
         """bfloat16 on a processor that has no units for it."""
         if options.precision != "bfloat16" or options.backend == "torch" or has_accelerator():
             return None
-        from gtvbench.adapters.litemedsam.inference import quiet_openvino
+        from gtvbench.adapters.litemedsam.inference import computes_bfloat16
 
-        if "BF16" in quiet_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            return None
-        return "this processor does not compute in bfloat16; use precision: float32"
+        return None if computes_bfloat16() else "this processor does not compute in bfloat16; use precision: float32"
 
     def load(self, fit: Path | None) -> None:
         """Load the weights, move to the device."""
