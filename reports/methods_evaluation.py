@@ -15,7 +15,18 @@ from gtvbench.reports.statistics.paired import EXACT_RANKS, smallest_p
 from gtvbench.reports.statistics.ranking import SCHEMES
 from gtvbench.reports.tables import PRIMARY_SCOPE, SECONDARY_SCOPE, of_scope
 from gtvbench.reports.text import counted, finite, listed
-from gtvbench.reports.words import LITEMEDSAM, NNUNET, active, cite, left_out_words, mapping, named, names, of_kinds
+from gtvbench.reports.words import (
+    LITEMEDSAM,
+    NNUNET,
+    active,
+    cite,
+    left_out_words,
+    mapping,
+    named,
+    names,
+    of_kinds,
+    other_weights,
+)  # fmt: skip
 
 _SCHEME_WORDS = {
     "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank",
@@ -249,9 +260,12 @@ def limitations(run: Run, wide: pd.DataFrame) -> list[str]:
             "Images, those of the test set too, were cropped around the reference: the field of view gives the target "
             "roughly away, and false positives far from it cannot occur."
         )
-    other = [arm for arm in started if arm.weights.get("name") and arm.published_weights is None]
+    other = other_weights(started)
     if other:
-        said.append(f"{names(other)} used other weights than the published ones; scores are not those of the method.")
+        said.append(
+            f"The weights of {names(other)} are not the published ones, or were not verified to be; scores are not "
+            "those of the published method."
+        )
     cut = [arm for arm in started if arm.cut_schedule]
     if cut:
         each = listed([f"{named(arm.name)} ({named(arm.cut_schedule)})" for arm in cut])

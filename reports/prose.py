@@ -19,7 +19,7 @@ from gtvbench.reports.models import Model
 from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import PRIMARY_SCOPE, order_changes
 from gtvbench.reports.text import counted, equals, finite, listed, number, percent, redact, signed
-from gtvbench.reports.words import SETS, left_out_words
+from gtvbench.reports.words import SETS, left_out_words, other_weights, weights_file
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -95,20 +95,18 @@ def _left_out(run: Run) -> list[Banner]:
 
 
 def _about_weights(active: Sequence[Arm]) -> list[Banner]:
-    weighted = [arm for arm in active if arm.weights.get("name")]
-    other = [arm.name for arm in weighted if arm.published_weights is None]
-    published: dict[tuple[str, str], list[str]] = {}
-    for arm in weighted:
-        if arm.published_weights is not None:
-            key = arm.published_weights, str(arm.weights.get("sha256"))
-            published.setdefault(key, []).append(arm.name)
     found = []
+    other = _by_reason([(arm.name, weights_file(arm)) for arm in other_weights(active)])
     if other:
-        text = "These arms start from a file that nobody published. Their scores are not those of a published method."
-        found.append(Banner("other-weights", "Other weights", text, (listed(other),)))
-    for (name, digest), arms in published.items():
-        text = f"These arms start from {name} as it was published, by its digest (SHA-256 {digest[:16]}…)."
-        found.append(Banner("weights", "Published weights, verified", text, (listed(arms),)))
+        text = (
+            "The weights of these arms are not the published ones, or were not verified to be. Scores are not those of "
+            "the published method."
+        )
+        found.append(Banner("other-weights", "Other weights", text, other))
+    published = _by_reason([(arm.name, weights_file(arm)) for arm in active if arm.published_weights])
+    if published:
+        text = "These arms start from weights as they were published, by the digest of the file."
+        found.append(Banner("weights", "Published weights, verified", text, published))
     return found
 
 
@@ -261,7 +259,7 @@ def caveats(run: Run, stability: pd.DataFrame) -> list[str]:
             )
     if run.synthetic:
         lines.append("Nothing here carries over to patients: the data are synthetic.")
-    if any(arm.weights.get("name") and arm.published_weights is None for arm in scored):
+    if other_weights(scored):
         lines.append("Nothing is said of a published method by an arm that starts from other weights.")
     if any(arm.cut_schedule for arm in scored):
         lines.append(

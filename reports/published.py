@@ -17,6 +17,7 @@ from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.bench.core.prompts import policy_from
 from gtvbench.reports.load import Arm, Run
 from gtvbench.reports.text import listed, signed, visible
+from gtvbench.reports.words import DIGEST_DIGITS, LITEMEDSAM, named
 
 CITATION = "Ren et al., arXiv 2402.17454"
 PATIENTS = 97
@@ -58,10 +59,21 @@ def remark(run: Run, summary: pd.DataFrame) -> str | None:
     if not found:
         return None
     return (
-        f"Mean DSC here less the published one, of arms with the study's design and schedule, LiteMedSAM's from the "
-        f"published weights, verified: {listed(found)}. Other "
-        "patients, observers and scanners lie between the two numbers, so no test is made."
+        f"Mean DSC here less the published one, of arms with the study's design, weights and schedule: "
+        f"{listed(found)}. Other patients, observers and scanners lie between the two numbers, so no test is made."
     )
+
+
+def has_weights(arm: Arm) -> bool:
+    """Whether an arm starts from the weights that the study started from; methods without weights do."""
+    return arm.kind not in LITEMEDSAM or arm.published_weights == WEIGHTS
+
+
+def caption(run: Run) -> str:
+    """Title of the table, which says what weights LiteMedSAM has here."""
+    file = next((arm.weights.get("sha256") for arm in run.scored_arms if arm.published_weights == WEIGHTS), None)
+    digest = f" (SHA-256 {named(file)[:DIGEST_DIGITS]}…)" if file else ""
+    return f"Mean DSC ± SD; LiteMedSAM is shown here only with its published weights, verified{digest}"
 
 
 def _modalities(run: Run) -> set[str]:
@@ -74,9 +86,7 @@ def _published(arm: Arm) -> dict[str, tuple[float, float]] | None:
 
 
 def _as_published(run: Run, arm: Arm) -> bool:
-    if arm.status != "complete" or arm.cut_schedule:
-        return False
-    if arm.kind.startswith("litemedsam") and arm.published_weights != WEIGHTS:
+    if arm.status != "complete" or arm.cut_schedule or not has_weights(arm):
         return False
     return not arm.box_prompted or _study_prompts(run)
 

@@ -51,6 +51,18 @@ def of_kinds(run: Run, kinds: Iterable[str]) -> list[Arm]:
     return [arm for arm in active(run) if arm.kind in chosen]
 
 
+def other_weights(arms: Iterable[Arm]) -> list[Arm]:
+    """LiteMedSAM's arms whose weights are not the published ones, or were never verified to be."""
+    return [arm for arm in arms if arm.kind in LITEMEDSAM and arm.weights.get("name") and arm.published_weights is None]
+
+
+def weights_file(arm: Arm) -> str:
+    """Name and digest of an arm's file of weights."""
+    digest = named(arm.weights.get("sha256") or "not recorded")
+    short = f"{digest[:DIGEST_DIGITS]}…" if arm.weights.get("sha256") else digest
+    return f"{file_name(arm.weights['name'])} (SHA-256 {short})"
+
+
 def span(values: Iterable[float], digits: int = 2) -> str:
     """A number, or the range of several: 3 or 0.98 to 3.27."""
     found = [f"{round(value, digits):g}" for value in values]

@@ -1,4 +1,4 @@
-"""LiteMedSAM ready to predict: its encoder in OpenVINO on a CPU, in PyTorch elsewhere, with the same masks."""
+"""LiteMedSAM ready to predict: in OpenVINO on a CPU, in PyTorch elsewhere, with the same masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gtvbench.adapters.litemedsam.model import LiteMedSAM
+from gtvbench.adapters.litemedsam.model import EMBEDDING_CHANNELS, LiteMedSAM, embedding_stride
 from gtvbench.adapters.litemedsam.options import Backend, Precision
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.weights import cache_folder
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_CONVERSIONS_KEPT = 8
-"""Converted encoders in the cache, 26 MB each; the one that was not used for the longest time goes first."""
+_CONVERSIONS_KEPT = 16
+"""Converted networks in the cache, 14 to 26 MB each; the one that was not used for the longest time goes first."""
 
 
 class Predictor:
@@ -36,7 +36,7 @@ class Predictor:
         model: the network; moved to `device`.
         device: where to run.
         precision: of the encoder; the decoder always computes in float32.
-        backend: of the encoder: `openvino` (CPU only), `torch`, or `auto`: OpenVINO on a CPU, PyTorch elsewhere.
+        backend: `openvino` (CPU only), `torch`, or `auto`: OpenVINO on a CPU, PyTorch elsewhere.
 
     Raises:
         StudyError: OpenVINO was asked for on another device than the CPU.
@@ -49,26 +49,40 @@ class Predictor:
             raise StudyError(f"backend openvino does not run on {device.type}", remedy="use backend: auto")
         self.device = device
         # Through train mode: timm caches attention biases in eval mode, and a change of weights leaves them stale.
-        self.model = model.to(device).to(memory_format=torch.channels_last).train().eval().requires_grad_(False)
+        self.model = model.to(device).train().eval().requires_grad_(False)
         self.precision = precision
-        on_openvino = backend == "openvino" or (backend == "auto" and device.type == "cpu")
-        self._compiled = _compiled(model, precision) if on_openvino else None
+        self._encoder = self._decoder = None
+        if backend == "openvino" or (backend == "auto" and device.type == "cpu"):
+            cells = model.image_size // embedding_stride(model.stem)
+            slices, embeddings = (torch.zeros(1, *shape) for shape in (
+                (3, model.image_size, model.image_size), (EMBEDDING_CHANNELS, cells, cells)))  # fmt: skip
+            self._encoder = _compiled(_Encoder(model), (slices,), precision)
+            self._decoder = _compiled(_Decoder(model), (embeddings, torch.zeros(1, 4)), "float32")
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Embeddings (B, 256, S/stride, S/stride), float32 on the device, of padded slices (B, 3, S, S)."""
-        if self._compiled is not None:
-            # Slice by slice: a batch is no faster on a CPU, and a fixed shape is.
-            found = [self._compiled(image[None].contiguous().numpy())[0].copy() for image in images]
-            return torch.from_numpy(np.concatenate(found))
-        ready = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        if self._encoder is not None:
+            return _one_by_one(self._encoder, images)[0]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.model.encode(ready).float()
+            return self.model.encode(images.to(self.device)).float()
 
     @torch.inference_mode()
     def decode(self, embeddings: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, 1, S, S) and predicted IoU (N, 1) of boxes (N, 4) in the frame, one embedding per box."""
+        if self._decoder is not None:
+            logits, iou = _one_by_one(self._decoder, embeddings, boxes)
+            return logits, iou
         return self.model.decode(embeddings.to(self.device), boxes.to(self.device))
+
+
+def _one_by_one(compiled: CompiledModel, *batches: Tensor) -> list[Tensor]:
+    """Outputs of a compiled network, item after item: a batch is no faster on a CPU, and a fixed shape is."""
+    rows = [
+        [found.copy() for found in compiled([item[None].contiguous().numpy() for item in items]).values()]
+        for items in zip(*batches, strict=True)
+    ]
+    return [torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True)]
 
 
 class _Encoder(nn.Module):
@@ -76,10 +90,17 @@ class _Encoder(nn.Module):
 
     def __init__(self, model: LiteMedSAM) -> None:
         super().__init__()
-        self.model = model
+        self.image_encoder, self.neck = model.image_encoder, model.neck
+        self.forward = model.encode
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model.encode(images)
+
+class _Decoder(nn.Module):
+    """Prompt encoder and mask decoder alone, for one box."""
+
+    def __init__(self, model: LiteMedSAM) -> None:
+        super().__init__()
+        self.prompt_encoder, self.mask_decoder = model.prompt_encoder, model.mask_decoder
+        self.forward = model.decode
 
 
 def quiet_openvino() -> Any:
@@ -95,26 +116,26 @@ def computes_bfloat16() -> bool:
     return "BF16" in quiet_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def _compiled(model: LiteMedSAM, precision: Precision) -> CompiledModel:
+def _compiled(part: nn.Module, example: tuple[Tensor, ...], precision: Precision) -> CompiledModel:
     openvino = quiet_openvino()
     core = openvino.Core()
     # OpenVINO would compute in bfloat16 by itself where the processor can; here the study file decides.
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32", "PERFORMANCE_HINT": "LATENCY"}
-    kept = _conversion(model, openvino.__version__)
-    return core.compile_model(_converted(model) if kept is None else core.read_model(kept), "CPU", settings)
+    kept = _conversion(part, example)
+    return core.compile_model(_converted(part, example) if kept is None else core.read_model(kept), "CPU", settings)
 
 
-def _conversion(model: LiteMedSAM, version: str) -> Path | None:
-    """The converted encoder in the cache, converted now where it is not there; None where nothing can be kept."""
+def _conversion(part: nn.Module, example: tuple[Tensor, ...]) -> Path | None:
+    """The converted network in the cache, converted now where it is not there; None where nothing can be kept."""
     openvino = quiet_openvino()
     folder = cache_folder() / "openvino"
-    kept = folder / _digest(model, version) / "encoder.xml"
+    kept = folder / _digest(part, example, openvino.__version__) / "network.xml"
     try:
         if not kept.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as partial:
                 new = Path(partial) / "new"
-                openvino.save_model(_converted(model), new / "encoder.xml", compress_to_fp16=False)
+                openvino.save_model(_converted(part, example), new / kept.name, compress_to_fp16=False)
                 if not kept.is_file():  # another process may have been quicker
                     new.replace(kept.parent)
         kept.parent.touch()
@@ -124,24 +145,24 @@ def _conversion(model: LiteMedSAM, version: str) -> Path | None:
     except OSError as error:
         if kept.is_file():
             return kept
-        _log.warning("the converted encoder cannot be kept in %s (%s); it is converted again each time", folder, error)
+        _log.warning("the converted network cannot be kept in %s (%s); it is converted again each time", folder, error)
         return None
     return kept
 
 
-def _converted(model: LiteMedSAM) -> Any:
-    """The encoder as an OpenVINO model for one slice."""
-    example = torch.zeros(1, 3, model.image_size, model.image_size)
+def _converted(part: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """A part of the network as an OpenVINO model for one slice or box."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer: sides of windows become constants, as they may at a fixed size
-        return quiet_openvino().convert_model(_Encoder(model).eval(), example_input=example, input=list(example.shape))
+        return quiet_openvino().convert_model(
+            part.eval(), example_input=example, input=[list(tensor.shape) for tensor in example]
+        )
 
 
-def _digest(model: LiteMedSAM, version: str) -> str:
-    """Identity of the encoder's weights and of what converts them."""
-    found = hashlib.sha256(f"1 {version} {model.image_size} {model.stem}".encode())
-    for part in (model.image_encoder, model.neck):
-        for name, tensor in part.state_dict().items():
-            found.update(name.encode())
-            found.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+def _digest(part: nn.Module, example: tuple[Tensor, ...], version: str) -> str:
+    """Identity of a part's weights and of what converts them."""
+    found = hashlib.sha256(f"1 {version} {[tuple(tensor.shape) for tensor in example]}".encode())
+    for name, tensor in part.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     return found.hexdigest()

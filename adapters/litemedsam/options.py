@@ -18,7 +18,7 @@ Precision = Literal["float32", "bfloat16"]
 """Of the encoder; the decoder always runs in float32."""
 
 Backend = Literal["auto", "torch", "openvino"]
-"""What computes the encoder; ``auto``: OpenVINO on a CPU, PyTorch elsewhere. Masks are the same."""
+"""What predicts; ``auto``: OpenVINO on a CPU, PyTorch elsewhere. Masks are the same."""
 
 Train = Literal["all", "decoder"]
 """What a fine-tuning changes: the whole network, as the study did, or the mask decoder behind a frozen encoder."""
@@ -61,7 +61,7 @@ STUDY_EPOCHS = Protocol.epochs
 
 
 class ImageOptions(Options):
-    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, what computes the encoder."""
+    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, what computes it."""
 
     image_size: int = Field(256, ge=8, multiple_of=4)
     normalisation: Normalisation = "min-max"

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from gtvbench.adapters.litemedsam.inference import Predictor, _digest
+from gtvbench.adapters.litemedsam import inference
+from gtvbench.adapters.litemedsam.inference import Predictor
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.weights import CACHE_VARIABLE
@@ -66,30 +67,35 @@ def test_the_encoder_keeps_a_quarter_of_the_resolution(model: LiteMedSAM) -> Non
         assert model.encode(torch.rand(1, 3, SIZE, SIZE)).shape == (1, 256, SIZE // 4, SIZE // 4)
 
 
-def test_openvino_and_torch_give_the_same_embeddings(
+def test_openvino_and_torch_give_the_same_outputs_and_a_conversion_is_kept(
     model: LiteMedSAM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        expected = model.encode(images)
-    assert (Predictor(model, CPU, backend="torch").encode(images) - expected).abs().max() < 1e-5
-    assert (Predictor(model, CPU).encode(images) - expected).abs().max() < 1e-4
+        embeddings = model.encode(images)
+        logits, overlaps = model.decode(embeddings[OWNERS], BOXES)
+    for backend in ("torch", "openvino", "auto"):
+        predictor = Predictor(model, CPU, backend=backend)
+        assert (predictor.encode(images) - embeddings).abs().max() < 1e-4
+        found = predictor.decode(embeddings[OWNERS], BOXES)
+        assert (found[0] - logits).abs().max() < 1e-4
+        assert (found[1] - overlaps).abs().max() < 1e-4
+        monkeypatch.setattr(inference, "_converted", inference._converted if backend == "torch" else None)
     assert sys.modules.get("openvino_telemetry") is None
-    (kept,) = tmp_path.glob("cache/openvino/*/encoder.xml")
-    monkeypatch.setattr("gtvbench.adapters.litemedsam.inference._converted", None)  # a second conversion would fail
-    assert (Predictor(model, CPU, backend="openvino").encode(images) - expected).abs().max() < 1e-4
-    assert list(tmp_path.glob("cache/openvino/*/encoder.xml")) == [kept]
+    assert len(list(tmp_path.glob("cache/openvino/*/network.xml"))) == 2
 
 
-def test_another_encoder_gets_a_conversion_of_its_own_and_another_decoder_does_not(model: LiteMedSAM) -> None:
+def test_another_decoder_leaves_the_encoders_conversion_in_use(model: LiteMedSAM) -> None:
     other = copy.deepcopy(model)
+    example = (torch.zeros(1),)
     with torch.no_grad():
         other.mask_decoder.iou_token.weight.add_(1)
-    assert _digest(other, "1") == _digest(model, "1")
-    with torch.no_grad():
-        other.neck[0].weight.add_(1)
-    assert _digest(other, "1") != _digest(model, "1")
+    same, different = (
+        inference._digest(kind(other), example, "1") == inference._digest(kind(model), example, "1")
+        for kind in (inference._Encoder, inference._Decoder)
+    )
+    assert same and not different
 
 
 def test_bfloat16_stays_close_and_returns_float32(model: LiteMedSAM) -> None:

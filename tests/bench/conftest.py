@@ -23,6 +23,21 @@ def small_study(**changes: Any) -> Study:
     return Study.model_validate(BASE | changes)
 
 
+@pytest.fixture(scope="session")
+def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LiteMedSAM that learned nothing, for frames of 32 pixels: for tests of mechanics."""
+    import torch
+
+    from gtvbench.adapters.litemedsam import checkpoints
+    from gtvbench.adapters.litemedsam.model import LiteMedSAM
+
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        checkpoints.save_flat(LiteMedSAM(32), path)
+    return path
+
+
 @pytest.fixture
 def execute(tmp_path: Path) -> Execute:
     """Run a small phantom study in this process (its arms in their own) and return the outcome and the run."""

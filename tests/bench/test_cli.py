@@ -156,11 +156,12 @@ def test_the_reference_arms_conform(name: str) -> None:
     assert [(r.title, r.detail) for r in conformance(name) if not r.passed] == []
 
 
-def test_litemedsam_conforms() -> None:
-    options = ["image-size=32", "backend=torch", "fusions=[multimodal]"]
+def test_litemedsam_conforms(random_weights: Path) -> None:
+    options = [f"weights={random_weights}", "image-size=32", "backend=torch", "fusions=[multimodal]"]
     assert [(r.title, r.detail) for r in conformance("litemedsam-zero-shot", options) if not r.passed] == []
 
 
-def test_litemedsam_conforms_when_it_is_fine_tuned() -> None:
-    options = ["image-size=32", "backend=torch", "fusions=[multimodal]", "train=decoder", "epochs=1"]
+def test_litemedsam_conforms_when_it_is_fine_tuned(random_weights: Path) -> None:
+    options = [f"weights={random_weights}", "image-size=32", "backend=torch", "fusions=[multimodal]"]
+    options += ["train=decoder", "epochs=1"]
     assert [(r.title, r.detail) for r in conformance("litemedsam-fine-tuned", options) if not r.passed] == []

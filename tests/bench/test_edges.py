@@ -27,7 +27,7 @@ DATASET = {
     "images": {m: f"{m}.nii.gz" for m in IMAGES},
     "masks": [{"file": "label.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
 }
-ZERO_SHOT = {"litemedsam-zero-shot": {"image-size": 64, "backend": "torch", "fusions": ["multimodal"]}}
+ZERO_SHOT = {"image-size": 32, "backend": "torch", "fusions": ["multimodal"]}
 
 
 def sphere() -> npt.NDArray[np.uint8]:
@@ -78,10 +78,13 @@ def one_pixel() -> npt.NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("make", [corner, touching, single_slice, one_pixel])
-def test_lesions_at_the_edge_are_prompted_segmented_and_scored(make: Any, execute: Execute, tmp_path: Path) -> None:
+def test_lesions_at_the_edge_are_prompted_segmented_and_scored(
+    make: Any, execute: Execute, random_weights: Path, tmp_path: Path
+) -> None:
     label = make()
     write_cohort(tmp_path, label)
-    changes = {"dataset": DATASET, "split": SPLIT, "methods": ZERO_SHOT, "prompts": {"policy": "tight"}}
+    methods = {"litemedsam-zero-shot": {"weights": str(random_weights), **ZERO_SHOT}}
+    changes = {"dataset": DATASET, "split": SPLIT, "methods": methods, "prompts": {"policy": "tight"}}
     outcome, run = execute(["box-fill", "litemedsam-zero-shot"], **changes)
     assert outcome.exit_code == 0
     table = pd.read_parquet(run.folder / "scores.parquet")

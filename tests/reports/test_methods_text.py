@@ -164,6 +164,19 @@ def test_fine_tuning_is_told_as_it_was_done(new_run: Callable[..., Any], text_of
     assert "resized to 256 pixels" in text
 
 
+def test_the_training_of_the_decoder_alone_is_told_and_nothing_of_flips(
+    new_run: Callable[..., Any], text_of: Callable[[Any], MethodsText]
+) -> None:
+    writer = new_run()
+    for name in ("litemedsam-fine-tuned.ct-only", "litemedsam-fine-tuned.multimodal"):
+        _arm(writer, name)["options"] = {**_TUNED, "train": "decoder", "flips": None}
+    text = dict(text_of(writer).paragraphs)["Segmentation"]
+    assert "lite_medsam.pth (published weights, verified; SHA-256 79d8c9dca6db…)" in text
+    assert "only the mask decoder was trained: the image encoder was frozen and each slice embedded once" in text
+    assert "flipped" not in text
+    assert "The protocol is that of" not in text
+
+
 def test_another_protocol_is_not_called_the_study_s(
     new_run: Callable[..., Any], text_of: Callable[[Any], MethodsText]
 ) -> None:
@@ -233,7 +246,8 @@ def test_limitations_name_what_the_reader_must_not_conclude(
     found = text_of(writer)
     text = dict(found.paragraphs)["Limitations"]
     for words in (
-        "no result says anything of real patients", "oracle localisation", "used other weights than the published ones",
+        "no result says anything of real patients", "oracle localisation",
+        "The weights of litemedsam-zero-shot.multimodal are not the published ones",
         "shorter than the protocol: litemedsam-fine-tuned.ct-only (8 of 20 epochs)",
         "Steps of litemedsam-zero-shot.ct-only failed.", "litemedsam-zero-shot.ct-only (4)",
         "Planned but not run: nnunet.multimodal.", "trained once", "one split",

@@ -88,7 +88,7 @@ def test_the_page_says_what_was_compared_and_what_to_be_careful_about(whole_page
     text = Reader(whole_page).text
     for words in (
         "6 arms compared on 8 test patients.", "16 training, 2 validation, 8 test", "random-margin(0, 20) mm",
-        "Synthetic data.", "Published weights, verified.", "SHA-256 79d879d879d879d8…",
+        "Synthetic data.", "Published weights, verified.", "(SHA-256 79d8c9dca6db…)",
         "Training cut short.", "8 of 20 epochs", "highest mean DSC",
         "8 of 8 test cases have this structure.", "6 of 8 test cases have this structure.", "Box alone",
         "The leader was chosen by looking at it", "oracle localisation", "What this does not show", "Some Processor",

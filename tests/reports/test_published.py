@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from gtvbench.reports import published
+from gtvbench.reports import layout, prose, published
 from gtvbench.reports.load import read_run
 from gtvbench.reports.tables import score_summary, wide_scores
+from gtvbench.reports.text import ABSENT
 
 
 def _remark(writer: Any, folder: Path) -> str | None:
@@ -58,6 +59,22 @@ def _other_weights(writer: Any) -> None:
     writer.arms = [arm for arm in writer.arms if arm["weights"]]
     for arm in writer.arms:
         arm["weights"]["published"] = None
+
+
+def test_weights_of_an_old_record_are_not_called_published(like_the_study: Any, tmp_path: Path) -> None:
+    for arm in like_the_study.arms:
+        if arm["weights"]:
+            arm["stand_in_weights"] = True
+            del arm["weights"]["published"]
+    run = read_run(like_the_study.write(tmp_path / "run"))
+    wide = wide_scores(run.scores)
+    summary = score_summary(wide, "volume", [arm.name for arm in run.scored_arms], run.structures)
+    said = {banner.kind: banner for banner in prose.banners(run, wide, summary)}
+    assert "weights" not in said
+    assert said["other-weights"].names[0].endswith(": lite_medsam.pth (SHA-256 79d8c9dca6db…)")
+    rows = {row[0].text: row[2].text for row in layout.published_table(run, summary).rows}
+    assert rows["litemedsam-zero-shot.ct-only"] == ABSENT
+    assert rows["nnunet.multimodal"].endswith("(n = 8)")
 
 
 def _cut(writer: Any) -> None:

@@ -15,6 +15,10 @@ METRICS = ("dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml
            "tp_mm3")  # fmt: skip
 DIAGONAL_MM = 292.0
 SHAPE = (24, 64, 64)
+WEIGHTS = {
+    "name": "lite_medsam.pth", "sha256": "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+    "published": "lite_medsam.pth",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,14 +109,12 @@ class RunWriter:
         ]  # fmt: skip
 
     def _arm(self, plan: Plan) -> dict[str, Any]:
-        weighted = plan.method.startswith("litemedsam")
         return {
             "arm": plan.name, "method": plan.method, "adapter": plan.method, "fusion": plan.fusion, "seed": 1,
             "status": "complete", "reason": None, "trains": plan.trains,
             "prompts": ["box"] if plan.prompted else [],
             "cut_schedule": "8 of 20 epochs" if plan.trains else None,
-            "weights": {"name": "lite_medsam.pth", "sha256": "79d8" * 16, "published": "lite_medsam.pth"}
-            if weighted else None,
+            "weights": dict(WEIGHTS) if plan.method.startswith("litemedsam") else None,
             "options": {"image-size": 64, "epochs": 8} if plan.trains else {},
             "peak_host_bytes": int(self.rng.uniform(4e8, 1.4e9)), "peak_device_bytes": None, "device": "cpu",
             "fit_seconds": 95.0 if plan.trains else None, "best_epoch": 6 if plan.trains else None,

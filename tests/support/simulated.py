@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from run_writer import WEIGHTS
 
 #: The six arms of the study and the two that are the prompt alone: name -> effect.
 EFFECTS = {
@@ -151,7 +152,8 @@ def write_simulated_run(
             "arm": arm["arm"], "method": arm["method"], "adapter": arm["method"], "fusion": arm["fusion"],
             "seed": arm["seed"], "status": "complete", "reason": None, "trains": arm["trains"],
             "prompts": [] if arm["method"] == "nnunet" else ["box"], "cut_schedule": None,
-            "weights": None, "options": {}, "peak_host_bytes": 900_000_000, "peak_device_bytes": None, "device": "cpu",
+            "weights": dict(WEIGHTS) if arm["method"].startswith("litemedsam") else None, "options": {},
+            "peak_host_bytes": 900_000_000, "peak_device_bytes": None, "device": "cpu",
             "fit_seconds": 95.0 if arm["trains"] else None, "best_epoch": 6 if arm["trains"] else None,
         }
         for arm in arms
