@@ -22,7 +22,7 @@ from gtvbench.bench.study import MethodEntry, Study, problems
 class Arm:
     """One arm as planned. `skip` is the reason why it does not run, or None.
 
-    `weights_published` is the name in the catalogue of the weights' content; None: nobody published these.
+    `weights_published` is the name in the catalogue of the weights' content; None for any other file.
     """
 
     name: str
