@@ -12,13 +12,12 @@ within every round, and compares medians; run it with nothing else on the machin
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import multiprocessing
 import runpy
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -163,9 +162,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     asked = parser.parse_args()
     checkpoint = weights.locate("lite_medsam.pth").path
-    with contextlib.redirect_stderr(io.StringIO()):
-        theirs = Official(asked.official, checkpoint, Path("/tmp"))
-    (compare_masks if asked.what == "masks" else compare_speed)(asked, theirs, checkpoint)
+    with tempfile.TemporaryDirectory() as scratch:
+        theirs = Official(asked.official, checkpoint, Path(scratch))
+        (compare_masks if asked.what == "masks" else compare_speed)(asked, theirs, checkpoint)
+        theirs.pipe.send(None)
+        theirs.process.join()
 
 
 if __name__ == "__main__":
