@@ -206,11 +206,16 @@ def test_a_killed_worker_costs_a_second_attempt_and_then_its_patient(cohort: Pat
 
 def test_an_interrupt_ends_every_worker(cohort: Path) -> None:
     crew, tasks = crew_of(cohort.parent, workers=2)
+    # A shell starts what runs in its background with the interrupt ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        for _ in crew.side_by_side(tasks * 200):
-            pass
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for _ in crew.side_by_side(tasks * 200):
+                pass
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not [p for p in psutil.Process().children() if "preparing_worker" in " ".join(p.cmdline())]
 
 
