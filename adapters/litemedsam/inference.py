@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import shutil
@@ -111,18 +112,28 @@ def quiet_openvino() -> Any:
     return openvino
 
 
+@functools.cache
+def _core() -> Any:
+    """The one `openvino.Core` of this process, never let go of.
+
+    On processors with AMX each Core hands the thread an alternate signal stack of its own. Where two of them live and
+    end, the thread is left with one that was freed, and the next signal (Ctrl-C) ends the process with SIGSEGV: seen
+    with OpenVINO 2026.4.1.
+    """
+    return quiet_openvino().Core()
+
+
 def computes_bfloat16() -> bool:
     """Whether this processor has units for bfloat16 (AMX, AVX-512), so that it is faster there."""
-    return "BF16" in quiet_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _compiled(part: nn.Module, example: tuple[Tensor, ...], precision: Precision) -> CompiledModel:
-    openvino = quiet_openvino()
-    core = openvino.Core()
     # OpenVINO would compute in bfloat16 by itself where the processor can; here the study file decides.
     settings = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32", "PERFORMANCE_HINT": "LATENCY"}
     kept = _conversion(part, example)
-    return core.compile_model(_converted(part, example) if kept is None else core.read_model(kept), "CPU", settings)
+    network = _converted(part, example) if kept is None else _core().read_model(kept)
+    return _core().compile_model(network, "CPU", settings)
 
 
 def _conversion(part: nn.Module, example: tuple[Tensor, ...]) -> Path | None:

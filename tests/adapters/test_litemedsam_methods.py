@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -157,7 +156,7 @@ def test_bfloat16_is_refused_before_any_work_where_the_processor_has_none(monkey
         def get_property(self, device: str, name: str) -> list[str]:
             return ["FP32", "INT8"]
 
-    monkeypatch.setattr(inference, "quiet_openvino", lambda: SimpleNamespace(Core=Core))
+    monkeypatch.setattr(inference, "_core", Core)
     monkeypatch.setattr(zero_shot, "has_accelerator", lambda: False)
     assert "float32" in str(ZeroShot.unavailable(ImageOptions(precision="bfloat16")))
     assert ZeroShot.unavailable(ImageOptions(precision="bfloat16", backend="torch")) is None

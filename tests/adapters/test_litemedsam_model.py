@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -84,6 +86,22 @@ def test_openvino_and_torch_give_the_same_outputs_and_a_conversion_is_kept(
         monkeypatch.setattr(inference, "_converted", inference._converted if backend == "torch" else None)
     assert sys.modules.get("openvino_telemetry") is None
     assert len(list(tmp_path.glob("cache/openvino/*/network.xml"))) == 2
+
+
+def signal_stack() -> int | None:
+    """Address of this thread's alternate signal stack."""
+    found = (ctypes.c_void_p * 3)()
+    ctypes.CDLL(None).sigaltstack(None, found)
+    return found[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sigaltstack(2) is asked as Linux lays it out")
+def test_predictors_that_end_leave_the_process_no_freed_signal_stack(model: LiteMedSAM) -> None:
+    predictors = [Predictor(model, CPU) for _ in range(2)]
+    before = signal_stack()
+    del predictors
+    gc.collect()
+    assert signal_stack() == before
 
 
 def test_another_decoder_leaves_the_encoders_conversion_in_use(model: LiteMedSAM) -> None:
