@@ -18,7 +18,7 @@ _TAIL_BYTES = 4000
 
 Event = dict[str, Any]
 
-#: Set for a method's process unless the user's environment does (GNU's OpenMP and C library; others ignore them).
+#: Set for a method's process unless the user sets the same variable (GNU's OpenMP and C library; others ignore them).
 #: Threads at a barrier spin for microseconds before they sleep: spinning longer, two runs on one machine take each
 #: other's cores (an epoch 4.3 times as long as alone; 2.1 times with this), and never spinning costs a run alone 10 %.
 #: Memory that was freed stays with the process, or every batch of a training pays for its pages again (nnU-Net: 1.7

@@ -26,7 +26,7 @@ from gtvbench.reports.words import (
     names,
     of_kinds,
     other_weights,
-)  # fmt: skip
+)
 
 _SCHEME_WORDS = {
     "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank",
