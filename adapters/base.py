@@ -22,8 +22,8 @@ from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.core.fusion import STUDY_FUSIONS
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.timing import Clock as Clock
-from gtvbench.bench.timing import Recorder as Recorder
+from gtvbench.bench.core.timing import Clock as Clock
+from gtvbench.bench.core.timing import Recorder as Recorder
 
 LabelMap = npt.NDArray[np.uint8]
 

@@ -40,7 +40,7 @@ class Predictions(VolumeMethod):
 
     def segment(self, images: Images, prompts: Prompts) -> LabelMap:
         """Read the mask and bring it to the orientation of the prepared case; raises DataError where it cannot."""
-        from gtvbench.bench.nifti import read_volume  # SimpleITK is loaded where it is used
+        from gtvbench.bench.files.nifti import read_volume  # SimpleITK is loaded where it is used
 
         options = self.context.options
         (path,) = self.input_files(options, self.context.base, images.case)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.faces import HIDING_VERSION
+from gtvbench.bench.pictures.faces import HIDING_VERSION
 
 #: Raised when the same images are registered otherwise than before.
 REGISTRATION_VERSION = 2

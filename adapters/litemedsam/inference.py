@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gtvbench.adapters.litemedsam.model import EMBEDDING_CHANNELS, LiteMedSAM, embedding_stride
 from gtvbench.adapters.litemedsam.options import Backend, Precision
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.bench.weights import cache_folder
+from gtvbench.bench.study.weights import cache_folder
 
 if TYPE_CHECKING:
     from openvino import CompiledModel

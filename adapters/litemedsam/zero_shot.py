@@ -18,7 +18,7 @@ from gtvbench.adapters.base import Options as BaseOptions
 from gtvbench.adapters.litemedsam.options import ImageOptions
 from gtvbench.adapters.slices import Boxes, Probabilities, SliceMethod
 from gtvbench.bench.core.errors import WeightsError
-from gtvbench.bench.provenance import has_accelerator
+from gtvbench.bench.files.provenance import has_accelerator
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -50,7 +50,7 @@ class Layout:
 
     def write_images(self, folder: Path, images: Images, boxes: Channels | None = None) -> None:
         """Write the channels of a case: links to its volumes, and the box channels as files of their own."""
-        from gtvbench.bench.nifti import write_volume  # SimpleITK is loaded where it is used
+        from gtvbench.bench.files.nifti import write_volume  # SimpleITK is loaded where it is used
 
         for index, modality in enumerate(self.modalities):
             link(images.raw_file(modality), folder / f"{images.case}_{index:04d}{ENDING}")
@@ -59,7 +59,7 @@ class Layout:
 
     def write_label(self, folder: Path, case: TrainingCase) -> None:
         """Write the reference of a case with nnU-Net's label values."""
-        from gtvbench.bench.nifti import write_volume
+        from gtvbench.bench.files.nifti import write_volume
 
         write_volume(translated(np.asarray(case.label()), self.values), case.images.grid,
                      folder / f"{case.case}{ENDING}")  # fmt: skip

@@ -19,7 +19,7 @@ from gtvbench.adapters.nnunet.options import NnunetBoxOptions, NnunetOptions, un
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.fusion import FUSIONS
 from gtvbench.bench.core.prompts import Prompts
-from gtvbench.bench.provenance import usable_cores
+from gtvbench.bench.files.provenance import usable_cores
 
 Preprocessed = tuple[Any, dict[str, Any]]
 

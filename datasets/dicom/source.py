@@ -19,16 +19,16 @@ from gtvbench.bench.core.errors import BenchError, DataError, StudyError
 from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.bench.core.geometry import Grid, Volume, canonical
 from gtvbench.bench.core.structures import Structure
-from gtvbench.datasets.assemble import CaseParts, CropOptions, Part, check_modalities, put_together
+from gtvbench.datasets.assembly.assemble import CaseParts, CropOptions, Part, check_modalities, put_together
 from gtvbench.datasets.base import CaseEntry, SourceOptions
-from gtvbench.datasets.dicom.contours import Mask, read_structures, roi_mask
-from gtvbench.datasets.dicom.index import Index, Patient, Stack, StructureFile, build_index
-from gtvbench.datasets.dicom.names import name_patterns
+from gtvbench.datasets.dicom.choice.names import name_patterns
+from gtvbench.datasets.dicom.choice.rules import Choice, PatientRule, SeriesRule, StructureRule, candidates, choose
+from gtvbench.datasets.dicom.headers.index import Index, Patient, Stack, StructureFile, build_index
+from gtvbench.datasets.dicom.images.series import Series, read_series
+from gtvbench.datasets.dicom.images.suv import SuvOptions, suv_factor
 from gtvbench.datasets.dicom.pseudonyms import Pseudonyms
-from gtvbench.datasets.dicom.rules import Choice, PatientRule, SeriesRule, StructureRule, candidates, choose
-from gtvbench.datasets.dicom.series import Series, read_series
-from gtvbench.datasets.dicom.suv import SuvOptions, suv_factor
-from gtvbench.datasets.registration import RegistrationOptions
+from gtvbench.datasets.dicom.structures.contours import Mask, read_structures, roi_mask
+from gtvbench.datasets.registration.register import RegistrationOptions
 
 #: What scanners write outside their field of view (-2000, -3024) is no HU: the scale ends at air, 12 bits below water.
 LOWEST_HU = -1024.0
@@ -269,7 +269,7 @@ def _masks(
     path: Path, structures: StructureFile, regions: Sequence[str], grid: Grid, frame: str, case: str
 ) -> list[tuple[str, Mask]]:
     if structures.facts.modality == "SEG":
-        from gtvbench.datasets.dicom.segmentation import read_segmentation, segment_mask
+        from gtvbench.datasets.dicom.structures.segmentation import read_segmentation, segment_mask
 
         segmentation = read_segmentation(path, case)
         return [(name, segment_mask(segmentation, name, grid, frame)) for name in regions]

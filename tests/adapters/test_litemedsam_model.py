@@ -16,7 +16,7 @@ from gtvbench.adapters.litemedsam import inference
 from gtvbench.adapters.litemedsam.inference import Predictor
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.bench.weights import CACHE_VARIABLE
+from gtvbench.bench.study.weights import CACHE_VARIABLE
 
 SIZE = 32
 CPU = torch.device("cpu")

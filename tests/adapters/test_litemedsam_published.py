@@ -14,7 +14,7 @@ from gtvbench.adapters.litemedsam.checkpoints import load_model
 from gtvbench.adapters.litemedsam.inference import Predictor
 from gtvbench.adapters.litemedsam.options import Backend
 from gtvbench.adapters.litemedsam.preprocess import Frame, boxes_to_frame, logits_to_probability, slice_to_frame
-from gtvbench.bench import weights
+from gtvbench.bench.study import weights
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 DATA = Path(os.environ.get("GTVBENCH_TEST_DATA") or SHARED) / "litemedsam_reference"

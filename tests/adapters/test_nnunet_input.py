@@ -26,8 +26,8 @@ from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import draw_prompts, policy_from
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.nifti import write_volume
-from gtvbench.bench.timing import StageClock
+from gtvbench.bench.core.timing import StageClock
+from gtvbench.bench.files.nifti import write_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # nnU-Net's own warnings
 

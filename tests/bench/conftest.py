@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from gtvbench.bench.progress import Display
-from gtvbench.bench.runner import Outcome, Run
-from gtvbench.bench.study import Study
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.run.run import Outcome, Run
+from gtvbench.bench.study.file import Study
 
 BASE: dict[str, Any] = {
     "study": "small",

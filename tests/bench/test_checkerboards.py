@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gtvbench.bench.check import check_study
-from gtvbench.bench.checkerboards import checkerboard, kept_before, planes_through
 from gtvbench.bench.core.cases import Images, RegistrationRecord, SourceCase
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.faces import hidden_voxels
-from gtvbench.bench.nifti import write_volume
-from gtvbench.bench.pictures import PictureSteps
-from gtvbench.bench.preparation import Prepared, load_prepared, publish_case
-from gtvbench.bench.progress import Display
-from gtvbench.bench.store import Store
-from gtvbench.bench.study import Study
-from gtvbench.datasets import registration
-from gtvbench.datasets.phantom import Phantom, PhantomOptions
+from gtvbench.bench.files.nifti import write_volume
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.files.store import Store
+from gtvbench.bench.pictures.checkerboards import checkerboard, kept_before, planes_through
+from gtvbench.bench.pictures.faces import hidden_voxels
+from gtvbench.bench.prepare.cases import Prepared, load_prepared, publish_case
+from gtvbench.bench.prepare.check import check_study
+from gtvbench.bench.run.picture_steps import PictureSteps
+from gtvbench.bench.study.file import Study
+from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
+from gtvbench.datasets.registration import register as registration
 
 GRID = Grid((40, 100, 100), (4.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
 AT = (20, 50, 50)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gtvbench.bench.conformance import conformance
+from gtvbench.bench.cli.conformance import conformance
 
 
 def bench(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Polygon
 
 from gtvbench.bench.core.geometry import Grid, Volume
-from gtvbench.bench.dicom_objects import Subject, rtstruct, seg
-from gtvbench.datasets.dicom.contours import read_structures, roi_mask
-from gtvbench.datasets.dicom.segmentation import read_segmentation, segment_mask
+from gtvbench.bench.export.dicom_objects import Subject, rtstruct, seg
+from gtvbench.datasets.dicom.structures.contours import read_structures, roi_mask
+from gtvbench.datasets.dicom.structures.segmentation import read_segmentation, segment_mask
 
 SHAPE = (3, 7, 6)
 UPRIGHT = Grid(SHAPE, (2.5, 0.9765625, 0.9765625), (-123.4567, -98.7654, 33.3))

@@ -13,16 +13,16 @@ from dicom_tree import Written, write_tree
 from pydicom import dcmread
 from typer.testing import CliRunner, Result
 
-from gtvbench.bench.cli import app
+from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.nifti import read_volume, write_volume
-from gtvbench.bench.privacy_search import search_run
-from gtvbench.bench.privacy_terms import dicom_terms, path_terms
-from gtvbench.datasets.dicom.contours import read_structures, roi_mask
+from gtvbench.bench.files.nifti import read_volume, write_volume
+from gtvbench.bench.privacy.search import search_run
+from gtvbench.bench.privacy.terms import dicom_terms, path_terms
 from gtvbench.datasets.dicom.pseudonyms import Pseudonyms
-from gtvbench.datasets.dicom.segmentation import read_segmentation, segment_mask
-from gtvbench.datasets.phantom import Phantom, PhantomOptions
+from gtvbench.datasets.dicom.structures.contours import read_structures, roi_mask
+from gtvbench.datasets.dicom.structures.segmentation import read_segmentation, segment_mask
+from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
 
 ARMS = "box-fill,box-ellipse,litemedsam-zero-shot"
 ZERO_SHOT = "methods.litemedsam-zero-shot={image-size: 64, backend: torch, fusions: [multimodal]}"

@@ -12,7 +12,7 @@ import SimpleITK as sitk  # noqa: N813
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.nifti import to_image, write_volume
+from gtvbench.bench.files.nifti import to_image, write_volume
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from gtvbench.bench import nifti
 from gtvbench.bench.core.geometry import Grid, canonical
-from gtvbench.bench.faces import HIDDEN_GREY, SHELL_MM, hidden_by_modality, hidden_of_one, hidden_voxels
-from gtvbench.bench.pictures import Crop
+from gtvbench.bench.files import nifti
+from gtvbench.bench.pictures.faces import HIDDEN_GREY, SHELL_MM, hidden_by_modality, hidden_of_one, hidden_voxels
+from gtvbench.bench.run.picture_steps import Crop
 
 Execute = Any  # the fixture of conftest.py
 
@@ -186,7 +186,7 @@ def _planes(run: Any, case: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[
 def test_pictures_of_real_patients_show_no_voxel_of_the_shell_unless_the_study_wants_it(
     execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gtvbench.datasets.phantom import Phantom
+    from gtvbench.datasets.phantom.source import Phantom
 
     _, drawn = execute(["box-fill"], "synthetic")
     monkeypatch.setattr(Phantom, "synthetic", False)

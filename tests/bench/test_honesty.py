@@ -13,8 +13,8 @@ from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.geometry import Reorientation
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.datasets.phantom import Phantom
-from gtvbench.datasets.phantom_files import oblique, write_folder
+from gtvbench.datasets.phantom.files import oblique, write_folder
+from gtvbench.datasets.phantom.source import Phantom
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
 

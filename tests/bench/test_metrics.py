@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from surface_distance.lookup_tables import ENCODE_NEIGHBOURHOOD_3D_KERNEL
 
-from gtvbench.bench import metrics, nifti
+from gtvbench.bench.files import nifti
+from gtvbench.bench.score import metrics
 
 Mask = npt.NDArray[np.bool_]
 DATA = Path(os.environ.get("GTVBENCH_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import public_trees as trees
 
-from gtvbench.bench import presets
-from gtvbench.bench.progress import Display
-from gtvbench.bench.runner import Run
-from gtvbench.bench.study import read_study
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.presets import write as presets
+from gtvbench.bench.run.run import Run
+from gtvbench.bench.study.file import read_study
 
 
 def test_a_study_of_t2w_alone_runs_and_its_report_speaks_of_no_ct(tmp_path: Path, random_weights: Path) -> None:

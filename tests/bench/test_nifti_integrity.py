@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from gtvbench.bench.core.errors import DataError
-from gtvbench.bench.nifti_integrity import check_nifti
+from gtvbench.bench.files.nifti_integrity import check_nifti
 
 ARRAY = (np.random.default_rng(0).standard_normal((70, 80, 90)) * 50).astype(np.float32)
 

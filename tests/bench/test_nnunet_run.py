@@ -14,8 +14,8 @@ import psutil
 import pytest
 import yaml
 
-from gtvbench.bench.conformance import conformance
-from gtvbench.bench.export import export_nnunet
+from gtvbench.bench.cli.conformance import conformance
+from gtvbench.bench.export.nnunet import export_nnunet
 
 STUDY: dict[str, Any] = {
     "study": "nnunet",
@@ -117,8 +117,8 @@ def test_an_exported_data_set_is_never_overwritten_and_needs_a_run(tmp_path: Pat
 
 
 def test_on_ct_alone_nnunet_runs_with_ct_alone(tmp_path: Path) -> None:
-    from gtvbench.bench.arms import plan_arms
-    from gtvbench.bench.study import Study
+    from gtvbench.bench.study.arms import plan_arms
+    from gtvbench.bench.study.file import Study
 
     study = Study.model_validate(STUDY)
     assert [arm.fusion for arm in plan_arms(study, tmp_path, ("CT",), ["nnunet"])] == ["ct-only"]
@@ -127,9 +127,9 @@ def test_on_ct_alone_nnunet_runs_with_ct_alone(tmp_path: Path) -> None:
 
 def test_another_version_of_nnunet_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from gtvbench.adapters.nnunet import options
-    from gtvbench.bench.arms import plan_arms
     from gtvbench.bench.core.errors import StudyError
-    from gtvbench.bench.study import Study
+    from gtvbench.bench.study.arms import plan_arms
+    from gtvbench.bench.study.file import Study
 
     monkeypatch.setattr(options.importlib.metadata, "version", lambda name: "2.5.1")
     study = Study.model_validate(STUDY)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from gtvbench.bench import pictures
-from gtvbench.bench.contours import box_outline, outline, slice_dsc
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import BoxPrompt, Prompts
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.pictures import Crop
+from gtvbench.bench.pictures.contours import box_outline, outline, slice_dsc
+from gtvbench.bench.run import picture_steps as pictures
+from gtvbench.bench.run.picture_steps import Crop
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
 Mask = npt.NDArray[np.bool_]
@@ -210,7 +210,7 @@ def test_other_prompts_change_pictures_and_report(execute: Execute) -> None:
 
 
 def test_a_failed_case_has_contours_that_say_so_and_a_success_replaces_them(execute: Execute, tmp_path: Path) -> None:
-    from gtvbench.bench import nifti
+    from gtvbench.bench.files import nifti
 
     methods = {"theirs": {"method": "predictions", "folder": "masks"}}
     _, run = execute(["box-fill"])

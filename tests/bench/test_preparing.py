@@ -14,18 +14,18 @@ import psutil
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from gtvbench.bench import preparing
-from gtvbench.bench.check import check_study
-from gtvbench.bench.cohort import open_cohort
 from gtvbench.bench.core.errors import DataError, DigestError, StoreError, StudyError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.nifti import write_volume
-from gtvbench.bench.preparation import prepare_key
-from gtvbench.bench.preparing import Crew, available_memory, input_bytes
-from gtvbench.bench.preparing_worker import Task
-from gtvbench.bench.progress import Display
-from gtvbench.bench.study import PreparationOptions, Study
-from gtvbench.reports.merge import merge, read_candidates
+from gtvbench.bench.files.nifti import write_volume
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.prepare import crew as preparing
+from gtvbench.bench.prepare.cases import prepare_key
+from gtvbench.bench.prepare.check import check_study
+from gtvbench.bench.prepare.crew import Crew, available_memory, input_bytes
+from gtvbench.bench.prepare.crew_worker import Task
+from gtvbench.bench.study.cohort import open_cohort
+from gtvbench.bench.study.file import PreparationOptions, Study
+from gtvbench.reports.compare.merge import merge, read_candidates
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
 

@@ -15,15 +15,15 @@ import public_trees as trees
 import pytest
 from typer.testing import CliRunner
 
-from gtvbench.bench import presets
-from gtvbench.bench.check import CheckResult, check_study
-from gtvbench.bench.cli import app
-from gtvbench.bench.cohort import Cohort, open_cohort
+from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import BenchError, DataError, StudyError
-from gtvbench.bench.nifti import read_volume
-from gtvbench.bench.progress import Display
-from gtvbench.bench.study import Study, read_study
+from gtvbench.bench.files.nifti import read_volume
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.prepare.check import CheckResult, check_study
+from gtvbench.bench.presets import write as presets
+from gtvbench.bench.study.cohort import Cohort, open_cohort
+from gtvbench.bench.study.file import Study, read_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HECKTOR = ["CHUM-001", "CHUM-002", "CHUP-001", "MDA-007", "MDA-019"]

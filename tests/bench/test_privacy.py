@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
-from gtvbench.bench.cli import app
+from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.errors import DataError, StoreError
-from gtvbench.bench.privacy import Privacy, Scrubber, is_shareable, shareable_study
-from gtvbench.bench.privacy_search import Finder, search_run
-from gtvbench.bench.privacy_terms import Term, dicom_terms
-from gtvbench.bench.study import Study
+from gtvbench.bench.privacy.policy import Privacy, Scrubber, is_shareable, shareable_study
+from gtvbench.bench.privacy.search import Finder, search_run
+from gtvbench.bench.privacy.terms import Term, dicom_terms
+from gtvbench.bench.study.file import Study
 from gtvbench.datasets.base import CaseEntry
 
 Execute = Any  # the fixture of conftest.py
@@ -332,7 +332,8 @@ def test_identifying_values_are_gathered_from_headers_and_names(tmp_path: Path) 
 
 
 def test_many_files_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gtvbench.bench import privacy_terms, provenance
+    from gtvbench.bench.files import provenance
+    from gtvbench.bench.privacy import terms as privacy_terms
 
     tree = _tree(tmp_path / "in")
     one = dicom_terms(tree)

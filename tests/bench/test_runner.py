@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gtvbench.bench import nifti
 from gtvbench.bench.core.errors import DigestError
 from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.files import nifti
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
 

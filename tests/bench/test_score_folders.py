@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from gtvbench.bench import nifti
 from gtvbench.bench.core.errors import DataError, StoreError, StudyError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.score_folders import COLUMNS, FolderScores, match, problem_lines, score_folders, summary_rows
+from gtvbench.bench.files import nifti
+from gtvbench.bench.score.folders import COLUMNS, FolderScores, match, problem_lines, score_folders, summary_rows
 
 DATA = Path(os.environ.get("GTVBENCH_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 GRID = Grid((8, 16, 16), (3.0, 1.0, 1.0), (10.0, -5.0, 2.0))

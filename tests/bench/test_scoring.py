@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 
-from gtvbench.bench import metrics, scoring
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.structures import Structure, structures_from
+from gtvbench.bench.score import cases as scoring
+from gtvbench.bench.score import metrics
 
 Label = npt.NDArray[np.uint8]
 GRID = Grid((10, 20, 30), (3.0, 1.0, 2.0))

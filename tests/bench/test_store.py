@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.bench.store import Store, publish_folder, step_key, write_atomically
+from gtvbench.bench.files.store import Store, publish_folder, step_key, write_atomically
 
 FILL = """
 import resource, signal, sys

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gtvbench.bench import registry
-from gtvbench.bench.arms import plan_arms
 from gtvbench.bench.core.errors import BenchError, StudyError
-from gtvbench.bench.study import Study, builtin_study, read_study
+from gtvbench.bench.study import registry
+from gtvbench.bench.study.arms import plan_arms
+from gtvbench.bench.study.file import Study, builtin_study, read_study
 
 BASE = {
     "study": "s",
@@ -131,7 +131,7 @@ def test_missing_weights_are_a_skip_under_all_and_an_error_when_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GTVBENCH_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr("gtvbench.bench.weights._carried", lambda known: None)
+    monkeypatch.setattr("gtvbench.bench.study.weights._carried", lambda known: None)
     arms = {arm.name: arm for arm in plan_arms(study(), tmp_path, ["CT"], ["all"])}
     assert "lite_medsam.pth" in str(arms["litemedsam-zero-shot.ct-only"].skip)
     assert "predictions" not in arms

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gtvbench.bench import weights
-from gtvbench.bench.cli import app
+from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.errors import WeightsError
+from gtvbench.bench.study import weights
 
 
 @pytest.fixture

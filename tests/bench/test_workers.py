@@ -93,7 +93,7 @@ def workers_on(folder: Path) -> list[psutil.Process]:
             running = process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             continue
-        if running and "gtvbench.bench.worker" in line and str(folder) in line:
+        if running and "gtvbench.bench.processes.arm_worker" in line and str(folder) in line:
             found.append(process)
     return found
 

@@ -120,6 +120,6 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _built(writer: RunWriter, folder: Path) -> Path:
-    from gtvbench.reports.page import build_report
+    from gtvbench.reports.page.build import build_report
 
     return build_report(writer.write(folder / "run"))

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from gtvbench.bench.progress import Display
-from gtvbench.bench.runner import Run
-from gtvbench.bench.study import Study
-from gtvbench.reports import tables, templating, viewer
-from gtvbench.reports.load import read_run
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.run.run import Run
+from gtvbench.bench.study.file import Study
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.run.load import read_run
+from gtvbench.reports.text import templating
+from gtvbench.reports.viewer import build as viewer
 
 Open = Callable[..., Any]  # the fixture `visit` of conftest.py
 

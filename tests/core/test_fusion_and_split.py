@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gtvbench.bench.arms import _default_fusions
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.core.fusion import FUSIONS, STUDY_FUSIONS, display_range, to_uint8
 from gtvbench.bench.core.split import (
@@ -15,6 +14,7 @@ from gtvbench.bench.core.split import (
     write_nnunet_splits,
 )
 from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.study.arms import _default_fusions
 
 PATIENTS = [f"p{i:02d}" for i in range(10)]
 

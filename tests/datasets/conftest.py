@@ -9,8 +9,8 @@ import pytest
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import Structure, structures_from
-from gtvbench.datasets.folders import Folders, FoldersOptions
-from gtvbench.datasets.phantom import Phantom, PhantomOptions
+from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
+from gtvbench.datasets.sources.folders import Folders, FoldersOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

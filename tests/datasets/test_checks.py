@@ -8,8 +8,8 @@ import pytest
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.geometry import Grid, canonical
 from gtvbench.bench.core.structures import Structure
-from gtvbench.datasets.checks import Facts, case_findings, cohort_findings, constant_faces, facts_of
-from gtvbench.datasets.phantom import Phantom
+from gtvbench.datasets.assembly.checks import Facts, case_findings, cohort_findings, constant_faces, facts_of
+from gtvbench.datasets.phantom.source import Phantom
 
 Structures = tuple[Structure, ...]
 

@@ -18,8 +18,8 @@ from pydicom.tag import Tag
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.datasets.dicom.contours import read_structures, roi_mask
-from gtvbench.datasets.dicom.rasterise import even_odd
+from gtvbench.datasets.dicom.structures.contours import read_structures, roi_mask
+from gtvbench.datasets.dicom.structures.rasterise import even_odd
 
 #: More examples by GTVBENCH_FUZZ; the default stays short.
 EXAMPLES = int(os.environ.get("GTVBENCH_FUZZ", "60"))

@@ -14,9 +14,9 @@ from pydicom import Dataset
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.datasets.dicom.contours import Mask, read_structures, roi_mask
-from gtvbench.datasets.dicom.rasterise import even_odd
-from gtvbench.datasets.dicom.series import read_series
+from gtvbench.datasets.dicom.images.series import read_series
+from gtvbench.datasets.dicom.structures.contours import Mask, read_structures, roi_mask
+from gtvbench.datasets.dicom.structures.rasterise import even_odd
 
 GRID = Grid((5, 12, 14), (3.0, 2.0, 1.5), (-10.0, -20.0, -50.0))
 

@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.datasets.dicom.source import DicomOptions, DicomSource
-from gtvbench.datasets.phantom import Phantom
+from gtvbench.datasets.phantom.source import Phantom
 
 #: More examples by GTVBENCH_FUZZ; the default stays short.
 EXAMPLES = int(os.environ.get("GTVBENCH_FUZZ", "40"))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gtvbench.bench.core.errors import DataError
-from gtvbench.bench.nifti import read_volume
-from gtvbench.datasets.dicom.contours import StructureSet, read_structures, roi_mask
-from gtvbench.datasets.dicom.series import Series, read_series
-from gtvbench.datasets.dicom.suv import suv_factor
+from gtvbench.bench.files.nifti import read_volume
+from gtvbench.datasets.dicom.images.series import Series, read_series
+from gtvbench.datasets.dicom.images.suv import suv_factor
+from gtvbench.datasets.dicom.structures.contours import StructureSet, read_structures, roi_mask
 
 # Where the reference's crop begins in the raw PET series (z, y, x).
 CROP = (slice(0, 59), slice(45, 88), slice(59, 100))

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from gtvbench.bench.cli import app
-from gtvbench.bench.privacy_search import search_run
-from gtvbench.bench.privacy_terms import dicom_terms, path_terms
+from gtvbench.bench.cli.main import app
+from gtvbench.bench.privacy.search import search_run
+from gtvbench.bench.privacy.terms import dicom_terms, path_terms
 
 
 def bench(*arguments: str | Path) -> Result:

@@ -11,9 +11,9 @@ from dicom_structures import segmentation
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid, Reorientation, Volume, canonical
-from gtvbench.bench.nifti import read_volume
-from gtvbench.datasets.dicom.segmentation import read_segmentation, segment_mask
-from gtvbench.datasets.dicom.series import read_series
+from gtvbench.bench.files.nifti import read_volume
+from gtvbench.datasets.dicom.images.series import read_series
+from gtvbench.datasets.dicom.structures.segmentation import read_segmentation, segment_mask
 
 SHAPE = (6, 12, 10)
 GRID = Grid(SHAPE, (3.0, 1.5, 1.5), (-7.0, -9.0, 20.0))

@@ -18,8 +18,8 @@ from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.nifti import grid_of
-from gtvbench.datasets.dicom.series import read_series
+from gtvbench.bench.files.nifti import grid_of
+from gtvbench.datasets.dicom.images.series import read_series
 
 STORED = np.random.default_rng(5).integers(-500, 3000, (5, 6, 7))
 

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.datasets.dicom.index import build_index
+from gtvbench.datasets.dicom.headers.index import build_index
 from gtvbench.datasets.dicom.source import DicomOptions, DicomSource
-from gtvbench.datasets.phantom import Phantom
+from gtvbench.datasets.phantom.source import Phantom
 
 STRUCTURES = structures_from({"GTV-T": 1, "GTV-N": 2})
 NAMES = {1: "GTVp", 2: "GTVn"}
@@ -93,7 +93,7 @@ def test_a_header_that_the_cache_knows_is_not_read_again(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a header was read again")
 
-    monkeypatch.setattr("gtvbench.datasets.dicom.index.read_header", never)
+    monkeypatch.setattr("gtvbench.datasets.dicom.headers.index.read_header", never)
     assert build_index(tree[0], cache) == first
     cache.write_text("{")
     with pytest.raises(AssertionError):

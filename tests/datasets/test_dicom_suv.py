@@ -16,9 +16,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from gtvbench.bench.core.errors import DataError
-from gtvbench.datasets.dicom.suv import SuvFactor, SuvOptions, suv_factor
-from gtvbench.datasets.dicom.tags import Header
-from gtvbench.datasets.dicom.times import average_rate_seconds, moment
+from gtvbench.datasets.dicom.headers.tags import Header
+from gtvbench.datasets.dicom.images.suv import SuvFactor, SuvOptions, suv_factor
+from gtvbench.datasets.dicom.images.times import average_rate_seconds, moment
 
 NO_DECAY = 70_000 / 350e6
 AN_HOUR = NO_DECAY * 2 ** (3600 / 6588)

@@ -15,12 +15,12 @@ from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.geometry import Grid, Reorientation, Volume
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.nifti import read_volume, to_image, write_volume
-from gtvbench.datasets.checks import partial_coverage
-from gtvbench.datasets.folders import Folders, FoldersOptions
-from gtvbench.datasets.phantom import Phantom
-from gtvbench.datasets.phantom_files import all_reorientations, oblique, write_folder
-from gtvbench.datasets.resample import image_to_grid, labels_to_grid
+from gtvbench.bench.files.nifti import read_volume, to_image, write_volume
+from gtvbench.datasets.assembly.checks import partial_coverage
+from gtvbench.datasets.assembly.resample import image_to_grid, labels_to_grid
+from gtvbench.datasets.phantom.files import all_reorientations, oblique, write_folder
+from gtvbench.datasets.phantom.source import Phantom
+from gtvbench.datasets.sources.folders import Folders, FoldersOptions
 
 Open = Callable[..., Folders]
 SLOPING = (0.96, -0.28, 0.0, 0.28, 0.96, 0.0, 0.0, 0.0, 1.0)

@@ -7,9 +7,9 @@ import pytest
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.nifti import write_volume
-from gtvbench.datasets.folders import Folders
-from gtvbench.datasets.phantom_files import write_folder
+from gtvbench.bench.files.nifti import write_volume
+from gtvbench.datasets.phantom.files import write_folder
+from gtvbench.datasets.sources.folders import Folders
 
 Open = Callable[..., Folders]
 

@@ -4,8 +4,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
-from gtvbench.datasets import mind
-from gtvbench.datasets.registration_structure import _roughness, _weights
+from gtvbench.datasets.registration import mind
+from gtvbench.datasets.registration.structure import _roughness, _weights
 
 
 def texture(shape: tuple[int, int, int], seed: int = 0) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.structures import Structure, structures_from
-from gtvbench.datasets.nnunet_raw import NnunetRaw, NnunetRawOptions
-from gtvbench.datasets.phantom_files import write_nnunet
+from gtvbench.datasets.phantom.files import write_nnunet
+from gtvbench.datasets.sources.nnunet_raw import NnunetRaw, NnunetRawOptions
 
 Dataset = tuple[Path, SourceCase]
 

@@ -8,10 +8,10 @@ from scipy import ndimage, stats
 
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.structures import Structure, structures_from
-from gtvbench.datasets import phantom as module
-from gtvbench.datasets.phantom import Patient, Phantom, PhantomOptions
-from gtvbench.datasets.phantom_anatomy import AIRWAY
-from gtvbench.datasets.phantom_shapes import Shape, Space, blob, coverage, ellipsoid, without
+from gtvbench.datasets.phantom import source as module
+from gtvbench.datasets.phantom.anatomy import AIRWAY
+from gtvbench.datasets.phantom.shapes import Shape, Space, blob, coverage, ellipsoid, without
+from gtvbench.datasets.phantom.source import Patient, Phantom, PhantomOptions
 
 Make = Callable[..., Phantom]
 COHORT = 120

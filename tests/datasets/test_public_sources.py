@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.fusion import display_range, to_uint8
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.datasets import medsam_npz
-from gtvbench.datasets.files import Files, FilesOptions
-from gtvbench.datasets.medsam_npz import MedsamNpz, MedsamNpzOptions, modality_of, read_arrays
-from gtvbench.datasets.openkbp import SIDE, OpenKbpCsv, OpenKbpOptions, read_ct, read_grid, read_mask
-from gtvbench.datasets.patterns import cases_of, files_of
+from gtvbench.datasets.assembly.patterns import cases_of, files_of
+from gtvbench.datasets.sources import medsam_npz
+from gtvbench.datasets.sources.files import Files, FilesOptions
+from gtvbench.datasets.sources.medsam_npz import MedsamNpz, MedsamNpzOptions, modality_of, read_arrays
+from gtvbench.datasets.sources.openkbp import SIDE, OpenKbpCsv, OpenKbpOptions, read_ct, read_grid, read_mask
 
 GTV = structures_from({"GTV-T": 1, "GTV-N": 2})
 PTV = structures_from({"PTV70": 1, "PTV63": 2})

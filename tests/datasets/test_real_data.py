@@ -9,8 +9,8 @@ import pytest
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.datasets.checks import case_findings, cohort_findings, facts_of
-from gtvbench.datasets.folders import Folders, FoldersOptions
+from gtvbench.datasets.assembly.checks import case_findings, cohort_findings, facts_of
+from gtvbench.datasets.sources.folders import Folders, FoldersOptions
 
 SARCOMA: dict[str, Any] = {
     "path": "sts",

@@ -15,14 +15,14 @@ from scipy import ndimage
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Volume
-from gtvbench.bench.nifti import read_volume, to_image
-from gtvbench.bench.preparation import publish_case
-from gtvbench.bench.store import Store
-from gtvbench.datasets import registration
-from gtvbench.datasets.assemble import CaseParts, Part, put_together
-from gtvbench.datasets.phantom import Phantom
-from gtvbench.datasets.registration import Registered, RegistrationOptions, register, without_search
-from gtvbench.datasets.registration_structure import deformable_by_structure
+from gtvbench.bench.files.nifti import read_volume, to_image
+from gtvbench.bench.files.store import Store
+from gtvbench.bench.prepare.cases import publish_case
+from gtvbench.datasets.assembly.assemble import CaseParts, Part, put_together
+from gtvbench.datasets.phantom.source import Phantom
+from gtvbench.datasets.registration import register as registration
+from gtvbench.datasets.registration.register import Registered, RegistrationOptions, register, without_search
+from gtvbench.datasets.registration.structure import deformable_by_structure
 
 FILE = Path("t1.nii.gz")
 RIGID = RegistrationOptions(method="rigid")

@@ -6,7 +6,7 @@ import pytest
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid, Reorientation, Volume
-from gtvbench.datasets.resample import image_to_grid, labels_to_grid, overlap
+from gtvbench.datasets.assembly.resample import image_to_grid, labels_to_grid, overlap
 
 FILE = Path("pet.nii.gz")
 GRID = Grid((6, 8, 10), (3.0, 2.0, 1.0), (5.0, -7.0, 11.0))

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from gtvbench.bench.nifti import read_volume
-from gtvbench.bench.progress import Display
-from gtvbench.bench.runner import Run
-from gtvbench.bench.study import Study
+from gtvbench.bench.files.nifti import read_volume
+from gtvbench.bench.files.progress import Display
+from gtvbench.bench.run.run import Run
+from gtvbench.bench.study.file import Study
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

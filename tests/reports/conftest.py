@@ -26,7 +26,7 @@ def run_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def whole_page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of the whole run, rendered once for every test that only reads it."""
-    from gtvbench.reports.page import build_report
+    from gtvbench.reports.page.build import build_report
 
     return build_report(RunWriter().write(tmp_path_factory.mktemp("whole") / "run")).read_text(encoding="utf-8")
 

@@ -8,14 +8,15 @@ import plotly.graph_objects as go
 import pytest
 import simulated
 
-from gtvbench.reports import interactive_charts, static_charts, tables, vector, volume_figures
-from gtvbench.reports.book import Book
-from gtvbench.reports.charts import Axis, Chart, Rule, Series
-from gtvbench.reports.load import read_run
-from gtvbench.reports.page import build_report
-from gtvbench.reports.ranking_figures import Diagram, RankMap
-from gtvbench.reports.results import Results, analyse
-from gtvbench.reports.sections import profiles, ranking, volumes
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis.analysis import Results, analyse
+from gtvbench.reports.figures import interactive_charts, static_charts, vector, volume_figures
+from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
+from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
+from gtvbench.reports.page.build import build_report
+from gtvbench.reports.page.collected import Book
+from gtvbench.reports.page.sections import profiles, ranking, volumes
+from gtvbench.reports.run.load import read_run
 
 CHART = Chart(
     "c", "A chart", "How to read it.", Axis("x", log=True, range=(0.0, 2.0), ticks=((1.0, "1"), (100.0, "100"))),

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gtvbench.reports.contrasts import by_patient, contrasts, planned
-from gtvbench.reports.layout_statistics import against_margin
-from gtvbench.reports.load import Arm, read_run
-from gtvbench.reports.page import build_report
-from gtvbench.reports.tables import wide_scores
+from gtvbench.reports.analysis.contrasts import by_patient, contrasts, planned
+from gtvbench.reports.analysis.scores import wide_scores
+from gtvbench.reports.page.build import build_report
+from gtvbench.reports.run.load import Arm, read_run
+from gtvbench.reports.tables.comparisons import against_margin
 
 
 def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> Arm:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import simulated
 
-from gtvbench.reports.contrasts import contrasts
-from gtvbench.reports.load import Arm
-from gtvbench.reports.tables import wide_scores
+from gtvbench.reports.analysis.contrasts import contrasts
+from gtvbench.reports.analysis.scores import wide_scores
+from gtvbench.reports.run.load import Arm
 
 TABLES, PATIENTS = 2000, 16
 

@@ -9,10 +9,11 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from gtvbench.reports import exports, vector
-from gtvbench.reports.flow import Flow, _fit, draw_flow, flow, flow_table, reading
-from gtvbench.reports.load import read_run
-from gtvbench.reports.tables import wide_scores
+from gtvbench.reports.analysis.scores import wide_scores
+from gtvbench.reports.figures import vector
+from gtvbench.reports.page.flow import Flow, _fit, draw_flow, flow, flow_table, reading
+from gtvbench.reports.paper import exports
+from gtvbench.reports.run.load import read_run
 
 
 def _flow(writer: Any, folder: Path) -> Flow:

@@ -20,10 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.bench.store import refuse_in_use
-from gtvbench.reports.contrasts import planned
-from gtvbench.reports.load import comparable, read_run
-from gtvbench.reports.page import build_report
+from gtvbench.bench.files.store import refuse_in_use
+from gtvbench.reports.analysis.contrasts import planned
+from gtvbench.reports.page.build import build_report
+from gtvbench.reports.run.load import comparable, read_run
 
 TUNED = "litemedsam-fine-tuned.multimodal"
 REQUIRED = ("study.yaml", "provenance.json", "arms.json", "failures.json", "scores.parquet")

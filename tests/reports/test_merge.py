@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from labs import BOXES, TUNED, ZERO, Lab, contents, lines, merged, scored
 
-from gtvbench.reports import page
-from gtvbench.reports.agreement import Candidate
-from gtvbench.reports.contrasts import contrasts, statistics_of
-from gtvbench.reports.merge import build_comparison, machine, merge, read_candidates
-from gtvbench.reports.tables import wide_scores
+from gtvbench.reports.analysis.contrasts import contrasts, statistics_of
+from gtvbench.reports.analysis.scores import wide_scores
+from gtvbench.reports.compare.merge import build_comparison, machine, merge, read_candidates
+from gtvbench.reports.compare.same_study import Candidate
+from gtvbench.reports.page import build as page
 
 
 def test_the_arms_of_two_runs_are_one_run_and_the_runs_are_only_read(lab: Lab, tmp_path: Path) -> None:

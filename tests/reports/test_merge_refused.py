@@ -13,7 +13,7 @@ import pytest
 from labs import BOXES, TUNED, ZERO, Lab, merged
 
 from gtvbench.bench.core.errors import DigestError, StoreError, StudyError
-from gtvbench.reports.merge import build_comparison, read_candidates
+from gtvbench.reports.compare.merge import build_comparison, read_candidates
 
 
 def digest(what: str) -> Callable[[Any], None]:

@@ -11,10 +11,10 @@ import jinja2
 import pytest
 
 from gtvbench.bench.core.fusion import MODALITIES
-from gtvbench.reports import page
-from gtvbench.reports.load import read_run
-from gtvbench.reports.methods_text import MethodsText, methods_text
-from gtvbench.reports.references import REFERENCES
+from gtvbench.reports.page import build as page
+from gtvbench.reports.paper.methods_text import MethodsText, methods_text
+from gtvbench.reports.paper.references import REFERENCES
+from gtvbench.reports.run.load import read_run
 
 _NNUNET = {
     "configuration": "3d_fullres", "planner": "ExperimentPlanner", "trainer": "nnUNetTrainer", "epochs": 1000,

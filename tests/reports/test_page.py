@@ -15,9 +15,14 @@ import plotly.graph_objects as go
 import pytest
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.reports import contrasts, figures, interactive, page, prose, tables
-from gtvbench.reports.load import Arm, read_run
-from gtvbench.reports.page import build_report
+from gtvbench.reports.analysis import contrasts
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.figures import interactive
+from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.page import build as page
+from gtvbench.reports.page.build import build_report
+from gtvbench.reports.run.load import Arm, read_run
+from gtvbench.reports.sentences import prose
 
 VOID = {"meta", "wbr", "br", "img", "link", "input", "hr"}
 HOSTILE = "<b>x</b>\"'&\n\u202eevil $a_b$ %{x}"
@@ -145,7 +150,7 @@ def test_rendering_imports_neither_torch_nor_image_libraries() -> None:
     code = (
         "import sys, gtvbench.reports.page\n"
         "bad = [m for m in sys.modules if m.split('.')[0] in ('torch', 'SimpleITK', 'timm')"
-        " or m.startswith(('gtvbench.adapters', 'gtvbench.datasets', 'gtvbench.bench.runner'))]\n"
+        " or m.startswith(('gtvbench.adapters', 'gtvbench.datasets', 'gtvbench.bench.run.run'))]\n"
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from gtvbench.reports import layout, prose, published
-from gtvbench.reports.load import read_run
-from gtvbench.reports.tables import score_summary, wide_scores
-from gtvbench.reports.text import ABSENT
+from gtvbench.reports.analysis import published
+from gtvbench.reports.analysis.scores import score_summary, wide_scores
+from gtvbench.reports.run.load import read_run
+from gtvbench.reports.sentences import prose
+from gtvbench.reports.tables import table as layout
+from gtvbench.reports.text.numbers import ABSENT
 
 
 def _remark(writer: Any, folder: Path) -> str | None:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gtvbench.bench.store import Store
-from gtvbench.reports.page import build_report
+from gtvbench.bench.files.store import Store
+from gtvbench.reports.page.build import build_report
 
 
 def facts(after: float, folding: float = 0.0, status: str = "registered") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.reports.requirements import check_requirements
+from gtvbench.reports.compare.requirements import check_requirements
 
 
 def rows_of(writer: Any, arm: str, metric: str, structure: str = "GTV-T") -> pd.Series:

@@ -12,13 +12,13 @@ import pytest
 import simulated
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.reports.descriptions import repetitions
-from gtvbench.reports.load import read_run
-from gtvbench.reports.models import models
-from gtvbench.reports.results import Results, analyse, as_json
+from gtvbench.reports.analysis.analysis import Results, analyse, as_json
+from gtvbench.reports.analysis.descriptions import repetitions
+from gtvbench.reports.analysis.models import models
+from gtvbench.reports.analysis.scores import wide_scores
+from gtvbench.reports.analysis.volumes import agreement, paired_volumes, subgroups
+from gtvbench.reports.run.load import read_run
 from gtvbench.reports.statistics.ranking import kendall_tau_b
-from gtvbench.reports.tables import wide_scores
-from gtvbench.reports.volumes import agreement, paired_volumes, subgroups
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "stats-json.md"
 QUICK = {"resamples": 1000}

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gtvbench.reports import cost, tables
-from gtvbench.reports.load import read_run
+from gtvbench.reports.analysis import cost
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.run.load import read_run
 
 ARMS, STRUCTURES = ["one", "two"], ["GTV-T"]
 NAN = float("nan")

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gtvbench.reports.text import (
+from gtvbench.reports.text.numbers import (
     counted,
     duration,
     finite,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from gtvbench.reports import vector
+from gtvbench.reports.figures import vector
 
 _SCRIPT = """
 import hashlib, sys

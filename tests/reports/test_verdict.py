@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gtvbench.reports import contrasts, cost, tables, verdict
-from gtvbench.reports.load import read_run
+from gtvbench.reports.analysis import contrasts, cost
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.run.load import read_run
+from gtvbench.reports.sentences import verdict
 
 
 def of(folder: Path) -> list[verdict.Verdict]:

@@ -11,9 +11,13 @@ import pandas as pd
 import pytest
 from run_pictures import GRID, add_pictures
 
-from gtvbench.reports import addresses, page, selection, tables, templating, viewer
-from gtvbench.reports.load import Run, read_run
-from gtvbench.reports.pictures import Pictures
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import selection
+from gtvbench.reports.page import build as page
+from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.run.pictures import Pictures
+from gtvbench.reports.text import addresses, templating
+from gtvbench.reports.viewer import build as viewer
 
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 

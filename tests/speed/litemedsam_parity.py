@@ -31,9 +31,9 @@ import torch
 from gtvbench.adapters.base import Context
 from gtvbench.adapters.litemedsam.options import ImageOptions
 from gtvbench.adapters.litemedsam.zero_shot import ZeroShot
-from gtvbench.bench import weights
 from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.study import weights
 
 Masks = list[npt.NDArray[np.bool_]]
 

@@ -28,8 +28,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from gtvbench.bench.export import export_nnunet
-from gtvbench.bench.nifti import read_volume
+from gtvbench.bench.export.nnunet import export_nnunet
+from gtvbench.bench.files.nifti import read_volume
 
 ARM = "nnunet.multimodal"
 TRAINER = """

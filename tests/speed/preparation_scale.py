@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from gtvbench.bench.cohort import open_cohort
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.nifti import write_volume
-from gtvbench.bench.preparation import prepare_key
-from gtvbench.bench.preparing import Crew
-from gtvbench.bench.preparing_worker import Task
-from gtvbench.bench.study import Study
+from gtvbench.bench.files.nifti import write_volume
+from gtvbench.bench.prepare.cases import prepare_key
+from gtvbench.bench.prepare.crew import Crew
+from gtvbench.bench.prepare.crew_worker import Task
+from gtvbench.bench.study.cohort import open_cohort
+from gtvbench.bench.study.file import Study
 
 CT = Grid((150, 512, 512), (2.0, 0.98, 0.98), (-250.0, -250.0, 0.0))
 OWN = {

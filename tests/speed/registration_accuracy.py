@@ -23,8 +23,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from gtvbench.bench.core.geometry import Volume
-from gtvbench.bench.nifti import read_volume, to_image
-from gtvbench.datasets.registration import Registered, RegistrationOptions, register
+from gtvbench.bench.files.nifti import read_volume, to_image
+from gtvbench.datasets.registration.register import Registered, RegistrationOptions, register
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from known_motions import motion, pseudo_t1w, volume_of

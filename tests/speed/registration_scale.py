@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.nifti import to_image
-from gtvbench.datasets.phantom import Phantom, PhantomOptions
+from gtvbench.bench.files.nifti import to_image
+from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
 
 CODE = """
 import resource, sys

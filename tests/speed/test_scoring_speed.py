@@ -25,9 +25,9 @@ import pytest
 import surface_distance
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from gtvbench.bench import scoring
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.structures import structures_from
+from gtvbench.bench.score import cases as scoring
 
 GRID = Grid((160, 512, 512), (2.0, 0.9, 0.9))
 STRUCTURES = structures_from({"GTV-T": 1, "GTV-N": 2})

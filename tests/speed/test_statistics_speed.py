@@ -9,9 +9,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from simulated import write_simulated_run
 
-from gtvbench.reports.load import Run, read_run
-from gtvbench.reports.results import analyse, as_json
-from gtvbench.reports.tables import wide_scores
+from gtvbench.reports.analysis.analysis import analyse, as_json
+from gtvbench.reports.analysis.scores import wide_scores
+from gtvbench.reports.run.load import Run, read_run
 
 
 @pytest.fixture(scope="module")

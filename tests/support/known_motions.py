@@ -5,7 +5,7 @@ import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
 from gtvbench.bench.core.geometry import Volume
-from gtvbench.bench.nifti import grid_of
+from gtvbench.bench.files.nifti import grid_of
 
 HU = [-1024, -300, -200, -110, -60, -10, 20, 50, 90, 200, 400, 3000]
 T1W = [0, 0, 300, 900, 850, 400, 330, 300, 280, 250, 60, 40]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gtvbench.reports.load import Run
-from gtvbench.reports.merge import merge, read_candidates
+from gtvbench.reports.compare.merge import merge, read_candidates
+from gtvbench.reports.run.load import Run
 
 BOXES = ("box-ellipse", "box-fill")
 ZERO = ("litemedsam-zero-shot.ct-only", "litemedsam-zero-shot.multimodal")

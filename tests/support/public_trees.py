@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.nifti import write_volume
+from gtvbench.bench.files.nifti import write_volume
 
 SIDE = 24
 GRID = Grid((SIDE, SIDE, SIDE), (3.0, 2.0, 2.0), (-20.0, 5.0, 100.0))

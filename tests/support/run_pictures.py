@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gtvbench.bench import pictures
 from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import draw_prompts, policy_from
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.store import Store, write_atomically
+from gtvbench.bench.files.store import Store, write_atomically
+from gtvbench.bench.run import picture_steps as pictures
 
 GRID = Grid((24, 64, 64), (4.0, 3.0, 2.5), (-80.0, -96.0, -48.0))
 UNUSABLE = ("missing_output", "crashed", "timeout", "geometry_mismatch")

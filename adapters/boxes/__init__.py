@@ -1,0 +1,1 @@
+"""Reference methods that know nothing but the boxes."""

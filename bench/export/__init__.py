@@ -1,0 +1,1 @@
+"""A cohort or predictions for other tools: nnU-Net's raw folders, DICOM objects."""

@@ -1,0 +1,1 @@
+"""What lies on disk: the step store, NIfTI volumes, provenance; and progress on the terminal."""

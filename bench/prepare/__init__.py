@@ -1,0 +1,1 @@
+"""Cases: read, checked, published in a run folder."""

@@ -1,0 +1,1 @@
+"""What may be written: policy, private folder, search for identifying text."""

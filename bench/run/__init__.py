@@ -1,0 +1,1 @@
+"""A run: its steps in order, its tables and its pictures."""

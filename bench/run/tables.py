@@ -1,0 +1,119 @@
+"""Gathers what the steps left behind into the tables of the run folder; readers need nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from gtvbench.bench.files.store import Store, write_atomically
+from gtvbench.bench.study.arms import Arm
+
+SCORE_COLUMNS = [
+    "arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw", "status",
+]  # fmt: skip
+TIMING_COLUMNS = ["case", "slice", "stage", "boxes", "seconds"]
+PROMPT_COLUMNS = ["case", "slice", "structure", "instance", "y0", "x0", "y1", "x1", "area"]
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as Parquet, or as CSV where the name says so, atomically."""
+    if path.suffix == ".csv":
+        write_atomically(path, frame.to_csv(index=False))
+        return
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_prompts(store: Store, rows: Iterable[dict[str, Any]]) -> None:
+    """prompts.parquet: every prompt of every case."""
+    write_table(pd.DataFrame(list(rows), columns=PROMPT_COLUMNS), store.folder / "prompts.parquet")
+
+
+def write_scores(store: Store, rows: list[dict[str, Any]]) -> None:
+    """scores.parquet and scores.csv, the long table."""
+    frame = pd.DataFrame(rows, columns=SCORE_COLUMNS)
+    frame[["value", "raw"]] = frame[["value", "raw"]].astype(float)
+    write_table(frame, store.folder / "scores.parquet")
+    write_table(frame, store.folder / "scores.csv")
+
+
+def write_timing(store: Store, arm: str, records: dict[str, dict[str, Any]]) -> None:
+    """timing.parquet of one arm, from the records of its predictions and of its last loading."""
+    rows = []
+    loading = store.arm_folder(arm) / "load.json"
+    if loading.exists():
+        rows += [{"case": "", **row} for row in json.loads(loading.read_text())]
+    for case, record in records.items():
+        rows += [{"case": case, **row} for row in record["timing"]]
+    write_table(pd.DataFrame(rows, columns=TIMING_COLUMNS), store.arm_folder(arm) / "timing.parquet")
+
+
+def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dict[str, Any] | None) -> dict[str, Any]:
+    """The row of arms.json."""
+    facts = (fit or {}).get("facts") or {}
+    measured: dict[str, Any] = {}
+    path = store.arm_folder(arm.name) / "process.json"
+    if path.exists():
+        measured = json.loads(path.read_text())
+    return {
+        "arm": arm.name,
+        "method": arm.method,
+        "adapter": arm.adapter,
+        "fusion": arm.fusion,
+        "seed": arm.seed_index,
+        "status": status,
+        "reason": reason,
+        "trains": arm.trains,
+        "prompts": list(arm.prompts),
+        "cut_schedule": arm.cut,
+        "weights": None
+        if arm.weights_name is None
+        else {
+            "name": arm.weights_name,
+            "sha256": arm.weights_sha256,
+            "published": arm.weights_published,
+        },
+        "options": arm.options,
+        "peak_host_bytes": measured.get("peak_host_bytes"),
+        "peak_device_bytes": measured.get("peak_device_bytes"),
+        "device": measured.get("device"),
+        "preparation_seconds": (fit or {}).get("preparation_seconds"),
+        "fit_seconds": _fit_seconds(store, arm) if fit else None,
+        "best_epoch": facts.get("best_epoch"),
+    }
+
+
+def _fit_seconds(store: Store, arm: Arm) -> float | None:
+    path = store.arm_folder(arm.name) / "fit" / "epochs.csv"
+    return float(pd.read_csv(path)["seconds"].sum()) if path.exists() else None
+
+
+def summary_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Rows for the terminal: arm, structure, patients with the structure, mean DSC, median HD95, failed cases."""
+    rows: list[tuple[str, ...]] = []
+    volume = scores[scores["scope"] == "volume"]
+    for (arm, structure), part in volume.groupby(["arm", "structure"], sort=False):
+        dsc = part.loc[part["metric"] == "dsc"]
+        volumes = part.loc[part["metric"] == "reference_volume_ml"].set_index("case")["raw"]
+        present = dsc[dsc["case"].map(volumes > 0)]
+        hd95 = part.loc[part["metric"] == "hd95_mm", "value"]
+        failed = int(dsc["status"].isin(["crashed", "timeout", "missing_output", "geometry_mismatch"]).sum())
+        mean, median = present["value"].mean(), hd95.median()
+        rows.append((str(arm), str(structure), str(len(present)), _number(mean, 3), _number(median, 1), str(failed)))
+    return rows
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "-"

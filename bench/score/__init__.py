@@ -1,0 +1,1 @@
+"""Scores: metrics of a volume, rows of a case, folders of label maps."""

@@ -1,0 +1,1 @@
+"""One case from image files: patterns, masks, resampling, checks."""

@@ -1,0 +1,1 @@
+"""Which series and structures are meant."""

@@ -1,0 +1,1 @@
+"""Headers of DICOM files: values, facts, index of a folder."""

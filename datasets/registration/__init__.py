@@ -1,0 +1,1 @@
+"""Rigid registration of images of one patient."""

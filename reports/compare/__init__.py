@@ -1,0 +1,1 @@
+"""Several runs: merged, compared, held to requirements."""

@@ -1,0 +1,227 @@
+"""The content of the page, section after section, from a run's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from gtvbench.reports.analysis import cost, published
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis.analysis import Results, analyse, as_json
+from gtvbench.reports.analysis.measures import MEASURES
+from gtvbench.reports.page import flow
+from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections import differences as difference_section
+from gtvbench.reports.page.sections import volumes as volume_section
+from gtvbench.reports.page.sections.distributions import distributions
+from gtvbench.reports.page.sections.profiles import profiles
+from gtvbench.reports.page.sections.ranking import ranking
+from gtvbench.reports.page.sections.registration import registrations
+from gtvbench.reports.page.sections.time import time_figures
+from gtvbench.reports.page.sections.training import training
+from gtvbench.reports.paper import exports
+from gtvbench.reports.paper.methods_text import methods_text
+from gtvbench.reports.run.load import Run
+from gtvbench.reports.sentences import prose, verdict
+from gtvbench.reports.sentences.citations import left_out_words
+from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import cost as layout_cost
+from gtvbench.reports.tables import table as layout
+from gtvbench.reports.text.numbers import listed, redact, redact_all
+
+
+def content(run: Run, book: Book) -> dict[str, Any]:
+    """Context of the page's template; files and figures go into the book, every table in the formats of papers too."""
+    context = _context(run, book)
+    book.files |= exports.files(exports.collect(context))
+    return context
+
+
+def _context(run: Run, book: Book) -> dict[str, Any]:
+    wide = tables.wide_scores(run.scores)
+    arms = [arm.name for arm in run.scored_arms]
+    scopes = (tables.PRIMARY_SCOPE, tables.SECONDARY_SCOPE)
+    summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
+    results = analyse(run, wide)
+    volume = _with_intervals(summary[summary["scope"] == tables.PRIMARY_SCOPE], results)
+    stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
+    costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
+    metrics = results.options.primary_metrics
+    book.frame("status", results.status)
+    absent = book.frame("false_positives", results.false_positives)
+    stages = book.frame("timing", cost.stage_summary(run))
+    book.parquet("scores", run.scores)
+    for name, frame in {
+        "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": differences,
+        "training": _all_epochs(run), "failures": _failures(run), "intervals": results.summary,
+        "agreement": results.agreement, "subgroups": results.subgroups, "profiles": results.profiles,
+        "volumes": results.volumes, "trends": results.trends, "rankings": _rankings_frame(ranked),
+    }.items():  # fmt: skip
+        book.frame(name, frame)
+    book.files["stats.json"] = json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
+    methods = methods_text(run)
+    book.files |= methods.files()
+    return {
+        "run": run,
+        "methods": methods,
+        "banners": prose.banners(run, wide, summary),
+        "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
+        "caveats": prose.caveats(run, stability),
+        "flow": _flow(run, wide, book),
+        "registrations": registrations(run, book),
+        "presence": tables.presence(wide, run.structures),
+        "prompts": _prompt_counts(run),
+        "arms": layout.arms_table(run),
+        "scores": [_score_section(run, summary, costs, results, s, k) for k, s in enumerate(run.structures)],
+        "violins": distributions(run, wide, metrics, book),
+        "differences": difference_section.differences(results, book),
+        "resamples": results.options.resamples,
+        "margins": prose.margins(results.options, run.structures),
+        "ranking": ranking(ranked, run.structures, book),
+        "volumes": volume_section.volumes(run, wide, results, book),
+        "agreement": volume_section.agreement(run, results, book),
+        "profiles": profiles(run, results, book),
+        "repetitions": _repetitions(results),
+        "models": [
+            (
+                prose.interaction(model),
+                layout_statistics.model_table(model, f"model-{MEASURES[model.metric].short}"),
+            )
+            for model in results.models
+            if not model.by_volume and len(model.structures) > 1
+        ],
+        "absent": layout.false_positive_table(absent),
+        "stability": [
+            (
+                s,
+                layout_statistics.sensitivity_table(stability, s, f"sensitivity-{k}"),
+                prose.stability_sentence(stability, s),
+            )
+            for k, s in enumerate(run.structures)
+        ],
+        "disturbed": cost.disturbed(run),
+        "times": time_figures(run, stages, costs, book),
+        "epochs": layout_cost.epochs_table(book.frame("epochs", cost.epoch_summary(run))),
+        "prediction": layout_cost.prediction_table(stages),
+        "stages": layout_cost.stages_table(stages),
+        "resources": layout_cost.resources_table(book.frame("resources", cost.resources(run))),
+        "training": training(run, book),
+        "failures": _alike(run),
+        "published": layout.published_table(run, summary) if published.comparable(run.structures) else None,
+        "published_remark": published.remark(run, summary) if published.comparable(run.structures) else None,
+        "citation": published.CITATION,
+        "published_patients": published.PATIENTS,
+        "left_out": left_out_words(run),
+        "coverage": _partial_coverage(run),
+        "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
+        "links": book.links(),
+    }
+
+
+def _rankings_frame(ranked: list[dict[str, Any]]) -> pd.DataFrame:
+    """A row for each structure, metric, way to rank and arm: its rank, and how often it has which in resamples."""
+    rows = []
+    for record in ranked:
+        for scheme, held in record["schemes"].items():
+            for k, arm in enumerate(record["arms"]):
+                shares = {f"share_{place + 1}": share for place, share in enumerate(held["probability"][k])}
+                rows.append(
+                    {
+                        "structure": record["structure"], "metric": record["metric"], "scheme": scheme, "arm": arm,
+                        "rank": held["ranks"][k], "mean_rank": record["mean_ranks"][k], **shares,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _flow(run: Run, wide: pd.DataFrame, book: Book) -> Shown:
+    found = flow.flow(run, wide)
+    draw = partial(flow.draw_flow, found)
+    return book.figure(
+        "flow", "From patients to scores", flow.reading(found), draw, None, flow.flow_table(found), "status.csv"
+    )
+
+
+def _repetitions(results: Results) -> list[layout.Table]:
+    """Tables of the spread between seeds, where there are several."""
+    found = [
+        layout_statistics.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
+        for k, s in enumerate(results.structures)
+        for metric in results.options.primary_metrics
+    ]
+    return [table for table in found if table.rows]
+
+
+def _score_section(
+    run: Run, summary: pd.DataFrame, costs: Mapping[str, float | None], results: Results, structure: str, index: int
+) -> dict[str, Any]:
+    def table(scope: str, name: str) -> layout.Table:
+        return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
+
+    primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
+    intervals = layout_statistics.intervals_table(results.summary, structure, f"intervals-{index}")
+    return {"structure": structure, "primary": primary, "secondary": secondary, "intervals": intervals}
+
+
+def _with_intervals(summary: pd.DataFrame, results: Results) -> pd.DataFrame:
+    """The rows of the whole volume with the interval of their mean DSC (dsc_low, dsc_high)."""
+    own = results.summary[results.summary["metric"] == "dsc"]
+    # With several cases a patient, the mean over cases is not the mean that the interval is of.
+    own = own[~own["structure"].isin(results.flow.query("present_cases > present_patients")["structure"])]
+    own = own.rename(columns={"mean_low": "dsc_low", "mean_high": "dsc_high"})
+    return summary.merge(own[["structure", "arm", "dsc_low", "dsc_high"]], on=["structure", "arm"], how="left")
+
+
+def _failures(run: Run) -> pd.DataFrame:
+    """The failed steps without their tracebacks."""
+    columns = ["step", "arm", "case", "status", "message"]
+    rows = [{column: redact(str(failure.get(column) or "")) for column in columns} for failure in run.failures]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _alike(run: Run) -> list[dict[str, Any]]:
+    """Failed steps, those of one arm that differ in nothing but the case as one, with their `cases`."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for failure in run.failures:
+        shown = {key: redact(str(failure.get(key) or "")) for key in ("step", "arm", "status", "message", "traceback")}
+        entry = found.setdefault(tuple(shown.values()), {**shown, "cases": []})
+        if failure.get("case"):
+            entry["cases"].append(str(failure["case"]))
+    return [{**entry, "count": len(entry["cases"]), "cases": listed(entry["cases"])} for entry in found.values()]
+
+
+def _all_epochs(run: Run) -> pd.DataFrame:
+    """Every arm's epochs.csv, one below the other."""
+    parts = [table.assign(arm=arm) for arm, table in run.epochs.items()]
+    if not parts:
+        return pd.DataFrame(columns=["arm", "epoch", "train_loss", "validation_loss", "seconds"])
+    whole = pd.concat(parts, ignore_index=True)
+    return whole[["arm", *[column for column in whole.columns if column != "arm"]]]
+
+
+def _prompt_counts(run: Run) -> dict[str, tuple[int, int]]:
+    """Boxes, and slices with a box, of each structure over the scored cases."""
+    if run.prompts is None:
+        return {}
+    prompts = run.prompts[run.prompts["case"].astype(str).isin(set(run.scores["case"]))]
+    values = run.provenance.get("structures") or {}
+    found = {}
+    for structure in run.structures:
+        part = prompts[prompts["structure"] == values.get(structure)]
+        found[structure] = (len(part), len(part[["case", "slice"]].drop_duplicates()))
+    return found
+
+
+def _partial_coverage(run: Run) -> list[tuple[str, str, float]]:
+    """(case, modality, share) where a modality's field of view covers less than the whole grid."""
+    coverage = run.provenance.get("coverage") or {}
+    return [
+        (str(case), str(modality), float(share))
+        for case, shares in sorted(coverage.items())
+        for modality, share in shares.items()
+        if share < 0.9995
+    ]

@@ -1,0 +1,52 @@
+"""Differences between arms, planned and exploratory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from gtvbench.reports.analysis.analysis import Results
+from gtvbench.reports.analysis.measures import MEASURES
+from gtvbench.reports.figures import static
+from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.sentences import prose
+from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import table as layout
+
+
+def differences(results: Results, book: Book) -> list[dict[str, Any]]:
+    """For each structure: figures, tables of planned and exploratory differences, and what to know of them."""
+    metrics = results.options.primary_metrics
+    return [_of_structure(results.contrasts, s, k, metrics, book) for k, s in enumerate(results.structures)]
+
+
+def _of_structure(
+    table: pd.DataFrame, structure: str, index: int, metrics: Sequence[str], book: Book
+) -> dict[str, Any]:
+    def listed(metric: str, planned: bool) -> layout.Table:
+        name = f"{'planned' if planned else 'exploratory'}-{MEASURES[metric].short}-{index}"
+        return layout_statistics.contrast_table(table, structure, metric, planned, name)
+
+    return {
+        "structure": structure,
+        "reading": prose.contrast_reading(table, structure),
+        "forests": _forests(table, structure, index, metrics, book),
+        "planned": [listed(metric, True) for metric in metrics],
+        "exploratory": [listed(metric, False) for metric in metrics],
+    }
+
+
+def _forests(table: pd.DataFrame, structure: str, index: int, metrics: Sequence[str], book: Book) -> list[Shown]:
+    shown = []
+    for place, metric in enumerate(metrics):
+        drawn = figures.forest(table, structure, metric, len(metrics) * index + place)
+        if drawn is not None:
+            reading = figures.forest_reading(drawn)
+            shown.append(
+                book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn), csv="contrasts.csv")
+            )
+    return shown

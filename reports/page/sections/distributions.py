@@ -1,0 +1,42 @@
+"""Distributions of the scores: a violin panel for each structure and primary metric (the study's Fig. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis.measures import MEASURES
+from gtvbench.reports.figures import interactive, static
+from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.run.load import Run
+from gtvbench.reports.tables import table as layout
+
+
+def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Book) -> list[Shown]:
+    """Violin panels with the values of every case as their table."""
+    shown: list[Shown] = []
+    arms = run.scored_arms
+    for structure in run.structures:
+        for metric in metrics:
+            panel = figures.panel(wide, structure, metric, arms, len(shown))
+            if panel is None:
+                continue
+            values = tables.per_case(wide, structure, metric, [arm.name for arm in arms])
+            measure = MEASURES[metric]
+            caption = f"{structure}: {measure.named} of every case"
+            table = layout.values_table(values, caption, measure.digits, f"{panel.id}-values")
+            shown.append(
+                book.figure(
+                    panel.id,
+                    panel.title,
+                    figures.panel_reading(panel),
+                    partial(static.violins, panel),
+                    interactive.violins(panel),
+                    table,
+                )
+            )
+    return shown

@@ -1,0 +1,61 @@
+"""Performance profiles: in how many patients an arm is at least so good."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from gtvbench.reports.analysis.analysis import Results
+from gtvbench.reports.analysis.measures import MEASURES
+from gtvbench.reports.figures import interactive_charts, static_charts
+from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
+from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.volumes import line_styles
+from gtvbench.reports.run.load import Run
+from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.text.numbers import percent, visible
+
+
+def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
+    """A chart for each structure and primary metric."""
+    shown = []
+    lines = line_styles(run.scored_arms)
+    for index, structure in enumerate(run.structures):
+        for metric in results.options.primary_metrics:
+            table = results.profiles
+            table = table[(table["structure"] == structure) & (table["metric"] == metric) & (table["n"] > 0)]
+            if table.empty:
+                continue
+            measure = MEASURES[metric]
+            bands, curves = [], []
+            for arm in [a.name for a in run.scored_arms if (table["arm"] == a.name).any()]:
+                own = table[table["arm"] == arm]
+                x = tuple(float(v) for v in own["threshold"])
+                share, low, high = (tuple(round(float(v), 4) for v in own[c]) for c in ("share", "low", "high"))
+                colour, dash = lines[arm]
+                words = tuple(
+                    f"{visible(arm)}: {percent(s)} of patients at {measure.title} "
+                    f"{'≥' if measure.higher_is_better else '≤'} {t:g}"
+                    for t, s in zip(x, share, strict=True)
+                )
+                bands.append(Series("band", arm, colour, x, low, high))
+                curves.append(
+                    Series("steps", figures.shorten(arm), colour, x, share, dash=dash, words=words, legend=True)
+                )
+            # Bands of many arms hide each other; they stay in the table.
+            series = (*(bands if len(bands) <= 3 else ()), *curves)
+            side = "at least" if measure.higher_is_better else "at most"
+            reading = (
+                f"Share of patients whose {measure.title} is {side} the value below; the higher a line, the better"
+                + ("; shaded: pointwise 95 % band." if len(bands) <= 3 else ".")
+            )
+            name = f"profile-{measure.short}-{index}"
+            chart = Chart(
+                name, f"{structure}: share of patients by {measure.title}", reading, Axis(measure.named),
+                Axis("share of patients", range=(0.0, 1.02)), tuple(series), (Rule("y", 0.9, "dot", "90 %"),),
+                height=290 + 20 * len(curves),
+            )  # fmt: skip
+            values = layout_statistics.profile_table(table, structure, metric, f"{name}-values")
+            live = interactive_charts.chart(chart)
+            shown.append(book.figure(name, chart.title, reading, partial(static_charts.chart, chart), live, values))
+    return shown

@@ -1,0 +1,65 @@
+"""Training curves: losses on training and validation patients, never test results."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pandas as pd
+
+from gtvbench.reports.figures import interactive_charts, static_charts
+from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures.charts import Axis, Chart, Dash, Rule, Series
+from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.run.load import Arm, Run
+from gtvbench.reports.tables import cost as layout_cost
+from gtvbench.reports.text.numbers import counted
+
+
+def training(run: Run, book: Book) -> list[Shown]:
+    """A chart for each trained arm, with every epoch's numbers as its table."""
+    colours = figures.styles(run.arms)
+    shown: list[Shown] = []
+    for arm in run.arms:
+        if arm.name not in run.epochs:
+            continue
+        table = run.epochs[arm.name].sort_values("epoch")
+        chart = curves(table, arm, colours[arm.name][0], f"training-{len(shown)}")
+        values = layout_cost.training_table(table, arm.name, f"{chart.id}-values")
+        live = interactive_charts.chart(chart)
+        shown.append(
+            book.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), live, values)
+        )
+    return shown
+
+
+def curves(table: pd.DataFrame, arm: Arm, colour: str, name: str) -> Chart:
+    """Losses of one arm by epoch; a value that is not finite is a gap."""
+    epochs = tuple(float(e) for e in table["epoch"])
+    series, values = [], []
+    lines: tuple[tuple[str, str, Dash, str], ...] = (
+        ("training loss", "train_loss", "solid", "circle"),
+        ("validation loss", "validation_loss", "dash", "square"),
+    )
+    for label, column, dash, marker in lines:
+        losses = tuple(round(float(v), 6) if math.isfinite(v) else None for v in table[column].astype(float))
+        values += [v for v in losses if v is not None]
+        words = tuple(
+            f"epoch {e:.0f}, {label}: {'no value' if v is None else f'{v:.4f}'}"
+            for e, v in zip(epochs, losses, strict=True)
+        )
+        series.append(Series("line", label, colour, epochs, losses, dash=dash, marker=marker, words=words, legend=True))
+    # nnU-Net's loss, cross-entropy minus Dice, goes below zero.
+    top = 1.06 * max(values, default=1.0)
+    span = (0.0, top) if values and min(values) >= 0 and top > 0 else None
+    ticks = tuple((e, f"{e:.0f}") for e in epochs) if len(epochs) <= 8 else ()
+    best = () if arm.best_epoch is None else (Rule("x", float(arm.best_epoch), "dot"),)
+    return Chart(
+        name, f"Training curves of {figures.shorten(arm.name)}", _reading(len(epochs), arm.best_epoch),
+        Axis("epoch", ticks=ticks, whole=True), Axis("loss", range=span), tuple(series), best,
+    )  # fmt: skip
+
+
+def _reading(epochs: int, best: int | None) -> str:
+    kept = "" if best is None else f"; the dotted line marks epoch {best}, which was kept"
+    return f"Losses over {counted(epochs, 'epoch')} on training and validation patients{kept}; not test results."

@@ -1,0 +1,1 @@
+"""What goes into a paper: methods text, references, tables and figures as files."""

@@ -1,0 +1,1 @@
+"""A run folder as the report reads it."""

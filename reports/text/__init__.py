@@ -1,0 +1,1 @@
+"""Numbers, links and templates as text."""
