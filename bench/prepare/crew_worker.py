@@ -1,6 +1,6 @@
 """The process that reads patients: it opens the study's source, then takes one patient after another.
 
-It is started by preparing.py, speaks to it through a socket in small pickled records, and dies with it.
+It is started by crew.py, speaks to it through a socket in small pickled records, and dies with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gtvbench.bench.core.errors import BenchError, DataError, StoreError, why
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.store import Store
 from gtvbench.bench.prepare.cases import publish_case
-from gtvbench.bench.processes.arm_worker import die_with_parent, peak_host_bytes
+from gtvbench.bench.processes.lifeline import die_with_parent, peak_host_bytes
 from gtvbench.bench.study.cohort import Job, open_source
 from gtvbench.datasets.assembly.checks import case_findings, facts_of
 from gtvbench.datasets.registration.register import without_search
@@ -102,16 +102,16 @@ def perform(setting: Setting, task: Task) -> tuple[str, Any, BenchError | None]:
 
 
 def main() -> int:
-    """Serve one crew: `python -m gtvbench.bench.preparing_worker SOCKET_DESCRIPTOR PARENT_PID`."""
+    """Serve one crew: `python -m gtvbench.bench.prepare.crew_worker SOCKET_DESCRIPTOR PARENT_PID`."""
     die_with_parent(int(sys.argv[2]))
     # Run as a module this file is __main__: what is unpickled is of the imported module, and so is what serves it.
-    from gtvbench.bench.prepare import crew_worker as preparing_worker
+    from gtvbench.bench.prepare import crew_worker
 
     link = Connection(int(sys.argv[1]))
     try:
-        ready = preparing_worker.setting(link.recv())
+        ready = crew_worker.setting(link.recv())
         while True:
-            link.send((*preparing_worker.perform(ready, link.recv()), peak_host_bytes()))
+            link.send((*crew_worker.perform(ready, link.recv()), peak_host_bytes()))
     except (EOFError, OSError):  # the crew is done, or gone
         return 0
 

@@ -1,22 +1,18 @@
 """The process of one arm: it trains, predicts case after case, and publishes each result as soon as it is whole.
 
-It is started by engines.py with a job file, writes events as JSON lines to the pipe it is given, and dies with its
+It is started by local.py with a job file, writes events as JSON lines to the pipe it is given, and dies with its
 parent: an orphan must never write beside its successor.
 """
 
 from __future__ import annotations
 
 import csv
-import ctypes
 import io
 import json
 import os
 import random
-import resource
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -35,9 +31,8 @@ from gtvbench.bench.core.timing import StageClock
 from gtvbench.bench.files import nifti
 from gtvbench.bench.files.provenance import has_accelerator
 from gtvbench.bench.files.store import Store, publish_folder, write_atomically
+from gtvbench.bench.processes.lifeline import die_with_parent, killed_with, peak_host_bytes
 from gtvbench.bench.study import registry
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Events:
@@ -89,7 +84,7 @@ class EpochTable:
 
 
 def main() -> int:
-    """Run one job: `python -m gtvbench.bench.worker JOB EVENTS_DESCRIPTOR PARENT_PID`."""
+    """Run one job: `python -m gtvbench.bench.processes.arm_worker JOB EVENTS_DESCRIPTOR PARENT_PID`."""
     job: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
     die_with_parent(int(sys.argv[3]))
     events = Events(int(sys.argv[2]))
@@ -106,29 +101,6 @@ def main() -> int:
         device=job["device"],
     )
     return 0
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the parent dies; elsewhere than on Linux watch standard input close."""
-    _killed_with(parent)
-    # A method's own children (data loaders) must not outlive it either.
-    os.register_at_fork(after_in_child=lambda: _killed_with(None))
-
-    def watch() -> None:
-        # os.read, not sys.stdin: a daemon thread that holds sys.stdin's lock makes the interpreter abort at exit.
-        while os.read(0, 1):
-            pass
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def _killed_with(parent: int | None) -> None:
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:  # it died before the request was in place
-        os._exit(1)
 
 
 def resolve_device(asked: str) -> str:
@@ -304,12 +276,6 @@ def _synchroniser(device: str) -> Callable[[], None]:
     return synchronise
 
 
-def peak_host_bytes() -> int:
-    """Largest memory that this process had resident so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def _peak_device_bytes(device: str) -> int | None:
     torch = sys.modules.get("torch")
     return int(torch.cuda.max_memory_allocated()) if torch is not None and device == "cuda" else None
@@ -320,7 +286,7 @@ def _message(error: Exception) -> str:
 
 
 if __name__ == "__mp_main__":  # a process that a method spawned imports the main module under this name
-    _killed_with(None)
+    killed_with(None)
 
 if __name__ == "__main__":
     sys.exit(main())

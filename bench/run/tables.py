@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gtvbench.bench.core.scores import UNUSABLE
 from gtvbench.bench.files.store import Store, write_atomically
 from gtvbench.bench.study.arms import Arm
 
@@ -109,7 +110,7 @@ def summary_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
         volumes = part.loc[part["metric"] == "reference_volume_ml"].set_index("case")["raw"]
         present = dsc[dsc["case"].map(volumes > 0)]
         hd95 = part.loc[part["metric"] == "hd95_mm", "value"]
-        failed = int(dsc["status"].isin(["crashed", "timeout", "missing_output", "geometry_mismatch"]).sum())
+        failed = int(dsc["status"].isin(UNUSABLE).sum())
         mean, median = present["value"].mean(), hd95.median()
         rows.append((str(arm), str(structure), str(len(present)), _number(mean, 3), _number(median, 1), str(failed)))
     return rows

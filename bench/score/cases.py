@@ -17,19 +17,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.core.scores import (
+    BOTH_EMPTY,
+    GEOMETRY_MISMATCH,
+    METRICS,
+    MISSING_OUTPUT,
+    OK,
+    OVERLAP_METRICS,
+    PRED_EMPTY,
+    PROMPTED_SLICES,
+    REF_EMPTY_FP,
+    STATUSES,
+    UNUSABLE,
+    WHOLE_VOLUME,
+)
 from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.score import metrics
-
-OK, PRED_EMPTY, REF_EMPTY_FP, BOTH_EMPTY = "ok", "pred_empty", "ref_empty_fp", "both_empty"
-MISSING_OUTPUT, CRASHED, TIMEOUT, GEOMETRY_MISMATCH = "missing_output", "crashed", "timeout", "geometry_mismatch"
-UNUSABLE = (MISSING_OUTPUT, CRASHED, TIMEOUT, GEOMETRY_MISMATCH)
-STATUSES = (OK, PRED_EMPTY, REF_EMPTY_FP, BOTH_EMPTY, *UNUSABLE)
-
-VOLUME, PROMPTED_SLICES = "volume", "prompted-slices"
-#: Measured on the pair of masks, defined only where the reference has the structure.
-OVERLAP_METRICS = ("dsc", "hd95_mm", "nsd", "assd_mm")
-VOLUME_METRICS = ("volume_ml", "reference_volume_ml", "volume_difference_ml", "tp_mm3")
-METRICS = OVERLAP_METRICS + VOLUME_METRICS
 
 EMPTY_POLICY = (
     "reference present and prediction empty or unusable: DSC 0, NSD 0, HD95 and ASSD = diagonal of the reference grid; "
@@ -90,7 +93,7 @@ def score_case(
             box[0][0],
         )
         whole = _measure(masks, grid, tolerance, unusable)
-        rows += _rows(structure.name, VOLUME, whole)
+        rows += _rows(structure.name, WHOLE_VOLUME, whole)
         if prompted_slices is not None:
             restricted = masks.restricted(prompted_slices.get(structure.name, ()))
             part = whole if restricted is masks else _measure(restricted, grid, tolerance, unusable)
@@ -121,7 +124,7 @@ def label_boxes(label: Label, values: Iterable[int]) -> dict[int, _Box]:
     return found
 
 
-def aggregate(frame: pd.DataFrame, scope: str = VOLUME) -> dict[str, dict[str, Any]]:
+def aggregate(frame: pd.DataFrame, scope: str = WHOLE_VOLUME) -> dict[str, dict[str, Any]]:
     """Summary of each structure from the long table of one arm or folder (columns as `score_case`'s rows, and case).
 
     Means, SDs (n - 1) and medians are over the cases whose reference has the structure, penalties included; the

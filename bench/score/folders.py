@@ -26,6 +26,7 @@ import pandas as pd
 
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.geometry import Volume
+from gtvbench.bench.core.scores import CRASHED, GEOMETRY_MISMATCH, MISSING_OUTPUT, OVERLAP_METRICS, STATUSES
 from gtvbench.bench.core.structures import Structure, check_labels, structures_from
 from gtvbench.bench.files import nifti
 from gtvbench.bench.files.store import write_atomically
@@ -109,7 +110,7 @@ def summary_rows(summary: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tupl
     """Header and rows of a table for the terminal: one column a structure, one row a number or status."""
     parts = list(summary["structures"].values())
     rows = [("cases with the structure", *(f"{p['present']} of {p['cases']}" for p in parts))]
-    seen = [status for status in scoring.STATUSES if any(status in p["status"] for p in parts)]
+    seen = [status for status in STATUSES if any(status in p["status"] for p in parts)]
     rows += [(f"  {status}", *(str(p["status"].get(status, 0)) for p in parts)) for status in seen]
     rows.append(("aggregated DSC", *(_text(p["aggregated_dsc"], 4) for p in parts)))
     for label, metric, digits in (
@@ -150,15 +151,15 @@ def _score(
         return _Outcome(rows, status, reason)
 
     if prediction is None:
-        return scored(None, scoring.MISSING_OUTPUT, "no prediction has this name")
+        return scored(None, MISSING_OUTPUT, "no prediction has this name")
     try:
         other = nifti.read_volume(prediction, case)
         differences = other.grid.differences(volume.grid)
         if differences:
-            return scored(None, scoring.GEOMETRY_MISMATCH, f"not on the reference's grid: {'; '.join(differences)}")
+            return scored(None, GEOMETRY_MISMATCH, f"not on the reference's grid: {'; '.join(differences)}")
         return scored(_labels(other, case, prediction, known), None, None)
     except DataError as error:
-        return scored(None, scoring.CRASHED, error.message)
+        return scored(None, CRASHED, error.message)
 
 
 def _labels(volume: Volume, case: str, path: Path, known: tuple[Structure, ...]) -> npt.NDArray[np.uint8]:
@@ -241,7 +242,7 @@ def _summary(
     parts = scoring.aggregate(frame)
     mean = {
         str(s.value): {"Dice": parts[s.name]["dsc"]["mean"], "structure": s.name}
-        | {metric: parts[s.name][metric]["mean"] for metric in scoring.OVERLAP_METRICS}
+        | {metric: parts[s.name][metric]["mean"] for metric in OVERLAP_METRICS}
         for s in known
     }
     defined = [entry["Dice"] for entry in mean.values() if entry["Dice"] is not None]

@@ -12,8 +12,8 @@ import pandas as pd
 from pydantic import ValidationError
 
 from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.core.scores import HIGHER_IS_BETTER, WHOLE_VOLUME
 from gtvbench.bench.study.file import StatisticsOptions, problems
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE
 from gtvbench.reports.run.load import Arm, Run, comparable
 from gtvbench.reports.statistics.intervals import bca_levels
 from gtvbench.reports.statistics.paired import (
@@ -36,9 +36,6 @@ from gtvbench.reports.statistics.ranking import (
     nemenyi_distance,
     stability,
 )
-
-#: Metrics that may be primary, and whether more is better.
-HIGHER_IS_BETTER = {"dsc": True, "hd95_mm": False, "nsd": True, "assd_mm": False}
 
 #: Resampling is of patients and always the same.
 SEED = 0
@@ -89,7 +86,7 @@ def by_patient(wide: pd.DataFrame, structure: str, metric: str) -> pd.DataFrame:
     Several cases of a patient are averaged. NaN where an arm lacks a value for any of a patient's cases:
     comparisons leave out that patient for that arm alone, and count it.
     """
-    part = wide[(wide["scope"] == PRIMARY_SCOPE) & (wide["structure"] == structure) & wide["present"]]
+    part = wide[(wide["scope"] == WHOLE_VOLUME) & (wide["structure"] == structure) & wide["present"]]
     cases = part.pivot(index=["patient", "case"], columns="arm", values=metric)
     gaps = cases.isna().groupby(level="patient").any()
     return cases.groupby(level="patient").mean().mask(gaps).sort_index()

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gtvbench.reports.analysis.contrasts import HIGHER_IS_BETTER, SEED, by_patient, statistics_of
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, of_scope
+from gtvbench.bench.core.scores import HIGHER_IS_BETTER, WHOLE_VOLUME
+from gtvbench.reports.analysis.contrasts import SEED, by_patient, statistics_of
+from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.statistics.agreement import variance_components
 from gtvbench.reports.statistics.intervals import bca_of_means, of_median
@@ -27,7 +28,7 @@ def flow(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     present_cases (whose reference has the structure), complete_patients (with the structure, and a DSC from every
     arm).
     """
-    volume = of_scope(wide, PRIMARY_SCOPE)
+    volume = of_scope(wide, WHOLE_VOLUME)
     rows = []
     for structure in run.structures:
         part = volume[volume["structure"] == structure]
@@ -58,7 +59,7 @@ def summary(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     structure).
     """
     resamples = statistics_of(run).resamples
-    volume = of_scope(wide, PRIMARY_SCOPE)
+    volume = of_scope(wide, WHOLE_VOLUME)
     failed = volume[volume["failed"]].groupby(["structure", "arm"])["patient"].nunique()
     rows = []
     for structure, metric in itertools.product(run.structures, HIGHER_IS_BETTER):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gtvbench.reports.analysis.contrasts import HIGHER_IS_BETTER
+from gtvbench.bench.core.scores import HIGHER_IS_BETTER
 
 
 @dataclass(frozen=True)

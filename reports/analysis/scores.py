@@ -12,16 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-STATUSES = (
-    "ok", "pred_empty", "missing_output", "crashed", "timeout", "geometry_mismatch", "ref_empty_fp", "both_empty",
-)  # fmt: skip
-FAILED = ("pred_empty", "missing_output", "crashed", "timeout", "geometry_mismatch")
-REFERENCE_ABSENT = ("ref_empty_fp", "both_empty")
-
-METRICS = (
-    "dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml", "tp_mm3",
-)  # fmt: skip
-PRIMARY_SCOPE, SECONDARY_SCOPE = "volume", "prompted-slices"
+from gtvbench.bench.core.scores import FAILED, METRICS, REFERENCE_ABSENT, STATUSES, WHOLE_VOLUME
 
 _KEYS = ["arm", "case", "patient", "structure", "scope"]
 
@@ -53,7 +44,7 @@ def of_scope(wide: pd.DataFrame, scope: str) -> pd.DataFrame:
 
 def status_counts(wide: pd.DataFrame, arms: Sequence[str], structures: Sequence[str]) -> pd.DataFrame:
     """Cases of each status for each arm and structure, whole volume: columns arm, structure, cases, statuses."""
-    volume = of_scope(wide, PRIMARY_SCOPE)
+    volume = of_scope(wide, WHOLE_VOLUME)
     rows = []
     for arm in arms:
         for structure in structures:
@@ -70,7 +61,7 @@ def status_counts(wide: pd.DataFrame, arms: Sequence[str], structures: Sequence[
 
 def presence(wide: pd.DataFrame, structures: Sequence[str]) -> dict[str, tuple[int, int]]:
     """For each structure: test cases whose reference has it, and test cases scored at all (whole volume)."""
-    volume = of_scope(wide, PRIMARY_SCOPE)
+    volume = of_scope(wide, WHOLE_VOLUME)
     found = {}
     for structure in structures:
         cases = volume[volume["structure"] == structure].groupby("case")["present"].max()
@@ -138,7 +129,7 @@ def false_positives(wide: pd.DataFrame, arms: Sequence[str], structures: Sequenc
 
     Volumes (mL) are of the false positives alone; the rate is over the cases that have a usable mask.
     """
-    absent = of_scope(wide, PRIMARY_SCOPE)
+    absent = of_scope(wide, WHOLE_VOLUME)
     absent = absent[~absent["present"]]
     rows = []
     for structure in structures:
@@ -174,7 +165,7 @@ def sensitivity(wide: pd.DataFrame, arms: Sequence[str], structures: Sequence[st
     `present`: cases with a reference (primary); `empty_is_one`: a correct empty mask scores 1 and a false positive 0;
     `complete`: cases that every arm segmented; `aggregated`: pooled over cases. `n_complete` counts the third.
     """
-    volume = of_scope(wide, PRIMARY_SCOPE)
+    volume = of_scope(wide, WHOLE_VOLUME)
     rows = []
     for structure in structures:
         part = volume[volume["structure"] == structure]
@@ -219,7 +210,7 @@ def order_changes(table: pd.DataFrame, structure: str) -> list[str]:
 
 def per_case(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[str]) -> pd.DataFrame:
     """Scored values of one metric: a row for each case with a reference, a column for each arm (whole volume)."""
-    part = of_scope(wide, PRIMARY_SCOPE)
+    part = of_scope(wide, WHOLE_VOLUME)
     part = part[(part["structure"] == structure) & part["present"] & part["arm"].isin(list(arms))]
     table = part.pivot(index="case", columns="arm", values=metric).sort_index()
     return table.reindex(columns=[arm for arm in arms if arm in table.columns])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, of_scope
+from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.reports.analysis.scores import of_scope
 
 WORST, FAILED, MEDIAN, BEST = "worst", "failed", "median", "best"
 #: In the order in which cases are taken where there is no room for all.
@@ -35,7 +36,7 @@ class Reason:
 
 def reasons(wide: pd.DataFrame, arms: Sequence[str], structures: Sequence[str]) -> list[Reason]:
     """Every reason to show a case (`RULE`), by structure and arm; a case that has several roles for one arm is one."""
-    part = of_scope(wide, PRIMARY_SCOPE)
+    part = of_scope(wide, WHOLE_VOLUME)
     part = part[part["present"]]
     found = []
     for structure in structures:

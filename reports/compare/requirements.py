@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, wide_scores
+from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.run.load import Arm, Run, base_name, read_run
 from gtvbench.reports.text.numbers import counted, finite, listed
 
@@ -163,7 +164,7 @@ def _outcome(required: _Requirement, wide: pd.DataFrame) -> Outcome:
         if arm.name not in set(wide["arm"]):
             why = f": {arm.reason}" if arm.reason else ""
             return failed(f"{arm.name} has no scores ({arm.status}{why})")
-    part = wide[(wide["scope"] == PRIMARY_SCOPE) & (wide["structure"] == required.structure) & wide["present"]]
+    part = wide[(wide["scope"] == WHOLE_VOLUME) & (wide["structure"] == required.structure) & wide["present"]]
     if part.empty:
         return failed(f"no test patient has {required.structure}")
     expected = sorted(set(part["patient"]))

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from gtvbench.bench.core.scores import WHOLE_VOLUME
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, of_scope
+from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.run.load import Arm
 from gtvbench.reports.text.numbers import counted, number, visible
 
@@ -130,7 +131,7 @@ def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], 
     Failed cases are drawn as crosses: at DSC 0, where they belong, and for distances in a band of their own at the
     right, because the penalty (diagonal of the grid) would squeeze everything else. `number_of` makes the id.
     """
-    part = of_scope(wide, PRIMARY_SCOPE)
+    part = of_scope(wide, WHOLE_VOLUME)
     part = part[(part["structure"] == structure) & part["present"] & np.isfinite(part[metric])]
     arms = [arm for arm in arms if (part["arm"] == arm.name).any()]
     if not arms:

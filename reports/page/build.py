@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.page.collected import Book
 from gtvbench.reports.page.content import content
+from gtvbench.reports.page.sections.collected import Book
 from gtvbench.reports.run.load import Run, read_run
 from gtvbench.reports.text.templating import environment, script_json
 from gtvbench.reports.viewer.build import INDEX_BYTES, case_pages, viewer_section

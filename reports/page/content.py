@@ -9,14 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports.analysis import cost, published
+from gtvbench.bench.core.scores import PROMPTED_SLICES, WHOLE_VOLUME
+from gtvbench.reports.analysis import cost
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis.analysis import Results, analyse, as_json
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.page import flow
-from gtvbench.reports.page.collected import Book, Shown
 from gtvbench.reports.page.sections import differences as difference_section
 from gtvbench.reports.page.sections import volumes as volume_section
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.page.sections.distributions import distributions
 from gtvbench.reports.page.sections.profiles import profiles
 from gtvbench.reports.page.sections.ranking import ranking
@@ -30,6 +31,7 @@ from gtvbench.reports.sentences import prose, verdict
 from gtvbench.reports.sentences.citations import left_out_words
 from gtvbench.reports.tables import comparisons as layout_statistics
 from gtvbench.reports.tables import cost as layout_cost
+from gtvbench.reports.tables import published
 from gtvbench.reports.tables import table as layout
 from gtvbench.reports.text.numbers import listed, redact, redact_all
 
@@ -44,10 +46,10 @@ def content(run: Run, book: Book) -> dict[str, Any]:
 def _context(run: Run, book: Book) -> dict[str, Any]:
     wide = tables.wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
-    scopes = (tables.PRIMARY_SCOPE, tables.SECONDARY_SCOPE)
+    scopes = (WHOLE_VOLUME, PROMPTED_SLICES)
     summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
     results = analyse(run, wide)
-    volume = _with_intervals(summary[summary["scope"] == tables.PRIMARY_SCOPE], results)
+    volume = _with_intervals(summary[summary["scope"] == WHOLE_VOLUME], results)
     stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     metrics = results.options.primary_metrics
@@ -162,7 +164,7 @@ def _score_section(
     def table(scope: str, name: str) -> layout.Table:
         return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
 
-    primary, secondary = table(tables.PRIMARY_SCOPE, "scores"), table(tables.SECONDARY_SCOPE, "scores-prompted")
+    primary, secondary = table(WHOLE_VOLUME, "scores"), table(PROMPTED_SLICES, "scores-prompted")
     intervals = layout_statistics.intervals_table(results.summary, structure, f"intervals-{index}")
     return {"structure": structure, "primary": primary, "secondary": secondary, "intervals": intervals}
 

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, STATUSES, of_scope
+from gtvbench.bench.core.scores import STATUSES, WHOLE_VOLUME
+from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.tables.table import Cell, Table
 from gtvbench.reports.text.numbers import ABSENT, counted, listed, visible
@@ -82,7 +83,7 @@ class Flow:
 
 def flow(run: Run, wide: pd.DataFrame) -> Flow:
     """The flow of a run, whole volumes; `wide` is tables.wide_scores(run.scores)."""
-    volume = of_scope(wide, PRIMARY_SCOPE)
+    volume = of_scope(wide, WHOLE_VOLUME)
     scored = [arm.name for arm in run.scored_arms]
     structures = []
     for structure in run.structures:

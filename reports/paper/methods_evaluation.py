@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from gtvbench.bench.core.scores import PROMPTED_SLICES, WHOLE_VOLUME
 from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.reports.analysis.contrasts import LEVEL, by_patient, planned_pairs, statistics_of
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, SECONDARY_SCOPE, of_scope
+from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.sentences.citations import (
     LITEMEDSAM,
@@ -59,7 +60,7 @@ def metrics(run: Run) -> list[str]:
         "these metrics do not exist, and false positives are counted instead. DSC is summarised by mean, SD, median "
         "and quartiles, HD95 by its median with the share of such failures, because one penalty moves a mean."
     )
-    if (run.scores["scope"] == SECONDARY_SCOPE).any():
+    if (run.scores["scope"] == PROMPTED_SLICES).any():
         said.append("Scores of the slices with a prompt alone are secondary.")
     return said
 
@@ -302,7 +303,7 @@ def _failures(run: Run, wide: pd.DataFrame) -> list[str]:
     failed = [arm for arm in run.arms if arm.status == "failed"]
     if failed:
         said.append(f"Steps of {names(failed)} failed.")
-    counts = of_scope(wide, PRIMARY_SCOPE).groupby("arm", sort=False)["failed"].sum()
+    counts = of_scope(wide, WHOLE_VOLUME).groupby("arm", sort=False)["failed"].sum()
     empty = [f"{named(arm)} ({int(counts[arm])})" for arm in run.arm_names if counts.get(arm)]
     if empty:
         said.append(f"Structures without a usable mask, which count with their penalty: {listed(empty)}.")

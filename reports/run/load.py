@@ -18,9 +18,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.core.scores import METRICS
 from gtvbench.bench.files.store import SCHEMA
 from gtvbench.bench.study.file import StatisticsOptions
-from gtvbench.reports.analysis.scores import METRICS
 from gtvbench.reports.run import records as reading
 
 #: Columns of the score table without which there is nothing to report, and those that can do without.

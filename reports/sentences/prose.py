@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from gtvbench.bench.core.scores import WHOLE_VOLUME
 from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.reports.analysis.contrasts import LEVEL
 from gtvbench.reports.analysis.measures import MEASURES, main_scheme
 from gtvbench.reports.analysis.models import Model
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, order_changes
+from gtvbench.reports.analysis.scores import order_changes
 from gtvbench.reports.run.load import Arm, Run
 from gtvbench.reports.sentences.citations import SETS, left_out_words, other_weights, weights_file
 from gtvbench.reports.statistics.paired import smallest_p
@@ -155,7 +156,7 @@ def _incomplete(run: Run) -> list[Banner]:
 
 
 def _too_few(run: Run, wide: pd.DataFrame) -> list[Banner]:
-    present = wide[wide["present"] & (wide["scope"] == PRIMARY_SCOPE)]
+    present = wide[wide["present"] & (wide["scope"] == WHOLE_VOLUME)]
     patients = {s: present.loc[present["structure"] == s, "patient"].nunique() for s in run.structures}
     counts = {s: n for s, n in patients.items() if n < MIN_FOR_A_TEST}
     if not counts:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports.analysis import published
 from gtvbench.reports.analysis.scores import best_arms
 from gtvbench.reports.run.load import Run
+from gtvbench.reports.tables import published
 from gtvbench.reports.text.numbers import ABSENT, duration, finite, number, percent, redact, signed
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from gtvbench.bench.core.fusion import CT_LEVEL_HU, CT_WIDTH_HU, FUSIONS, MODALITIES, MR_PERCENTILE, PET_RANGE_SUV
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE, of_scope
+from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.run.pictures import CasePictures, Contours, Pictures
@@ -45,7 +46,7 @@ class View:
     @classmethod
     def of(cls, run: Run, wide: pd.DataFrame) -> View:
         """The view of a run; `wide` is `tables.wide_scores(run.scores)`."""
-        rows: list[dict[str, Any]] = of_scope(wide, PRIMARY_SCOPE).to_dict("records")  # type: ignore[assignment]
+        rows: list[dict[str, Any]] = of_scope(wide, WHOLE_VOLUME).to_dict("records")  # type: ignore[assignment]
         scores = {(row["arm"], row["case"], row["structure"]): row for row in rows}
         cases = sorted({row["case"] for row in rows})
         return cls(run, scores, Pictures(run), [arm.name for arm in run.scored_arms], run.structures, cases)

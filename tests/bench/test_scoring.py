@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.core.scores import METRICS, OVERLAP_METRICS, VOLUME_METRICS
 from gtvbench.bench.core.structures import Structure, structures_from
 from gtvbench.bench.score import cases as scoring
 from gtvbench.bench.score import metrics
@@ -70,7 +71,7 @@ def test_a_usable_pair_is_ok_and_scored_as_measured() -> None:
     assert (found["volume_ml"], found["reference_volume_ml"]) == pytest.approx((0.36, 0.36))
     assert found["volume_difference_ml"] == 0.0
     assert 0 < found["assd_mm"] < found["hd95_mm"] == 1.0
-    assert list(found) == list(scoring.METRICS)
+    assert list(found) == list(METRICS)
 
 
 def test_an_empty_prediction_is_penalised_with_the_diagonal_of_the_grid() -> None:
@@ -105,7 +106,7 @@ def test_a_false_positive_has_a_volume_and_no_dsc() -> None:
     frame = score(block(), empty())
     assert status_of(frame) == "ref_empty_fp"
     value, raw = numbers(frame, "value"), numbers(frame, "raw")
-    assert all(math.isnan(value[metric]) for metric in scoring.OVERLAP_METRICS)
+    assert all(math.isnan(value[metric]) for metric in OVERLAP_METRICS)
     assert (value["volume_ml"], value["reference_volume_ml"], value["volume_difference_ml"]) == (0.36, 0.0, 0.36)
     assert (raw["dsc"], raw["hd95_mm"], raw["nsd"]) == (0.0, math.inf, 0.0)
 
@@ -114,8 +115,8 @@ def test_two_empty_masks_are_a_true_negative_and_not_a_score() -> None:
     frame = score(empty(), empty())
     assert status_of(frame) == "both_empty"
     value, raw = numbers(frame, "value"), numbers(frame, "raw")
-    assert all(math.isnan(value[metric]) for metric in scoring.OVERLAP_METRICS)
-    assert {value[metric] for metric in scoring.VOLUME_METRICS} == {0.0}
+    assert all(math.isnan(value[metric]) for metric in OVERLAP_METRICS)
+    assert {value[metric] for metric in VOLUME_METRICS} == {0.0}
     assert math.isnan(raw["dsc"])
     assert raw["hd95_mm"] == math.inf
 

@@ -14,8 +14,8 @@ from gtvbench.reports.figures import interactive_charts, static_charts, vector, 
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
 from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
 from gtvbench.reports.page.build import build_report
-from gtvbench.reports.page.collected import Book
 from gtvbench.reports.page.sections import profiles, ranking, volumes
+from gtvbench.reports.page.sections.collected import Book
 from gtvbench.reports.run.load import read_run
 
 CHART = Chart(

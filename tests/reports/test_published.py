@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gtvbench.reports.analysis import published
 from gtvbench.reports.analysis.scores import score_summary, wide_scores
 from gtvbench.reports.run.load import read_run
 from gtvbench.reports.sentences import prose
+from gtvbench.reports.tables import published
 from gtvbench.reports.tables import table as layout
 from gtvbench.reports.text.numbers import ABSENT
 

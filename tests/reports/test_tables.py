@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gtvbench.bench.core.scores import METRICS
 from gtvbench.reports.analysis import cost
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.run.load import read_run
@@ -24,7 +25,7 @@ def long_table(rows: list[tuple[str, str, str, dict[str, float]]]) -> pd.DataFra
             {"arm": arm, "case": case, "patient": case, "structure": "GTV-T", "scope": "volume", "metric": metric,
              "value": values.get(metric, NAN), "status": status}
             for arm, case, status, values in rows
-            for metric in tables.METRICS
+            for metric in METRICS
         ]
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import static
 from gtvbench.reports.figures import violins as figures
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.sentences import prose
 from gtvbench.reports.tables import comparisons as layout_statistics
 from gtvbench.reports.tables import table as layout

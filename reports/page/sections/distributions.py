@@ -11,7 +11,7 @@ from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import interactive, static
 from gtvbench.reports.figures import violins as figures
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.tables import table as layout
 

@@ -9,7 +9,7 @@ from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import interactive_charts, static_charts
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.page.sections.volumes import line_styles
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.tables import comparisons as layout_statistics

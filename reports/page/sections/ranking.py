@@ -11,7 +11,7 @@ from gtvbench.reports.analysis.measures import MEASURES, main_scheme
 from gtvbench.reports.figures import static_charts
 from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
 from gtvbench.reports.figures.violins import shorten
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.sentences import prose
 from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import comparisons as layout_statistics

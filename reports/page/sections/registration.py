@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gtvbench.reports.page.collected import Book
+from gtvbench.reports.page.sections.collected import Book
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.tables.table import Cell, Table, row_of

@@ -10,7 +10,7 @@ import pandas as pd
 from gtvbench.reports.analysis.cost import STAGES
 from gtvbench.reports.figures import static
 from gtvbench.reports.figures import violins as figures
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.text.numbers import duration
 

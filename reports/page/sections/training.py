@@ -10,7 +10,7 @@ import pandas as pd
 from gtvbench.reports.figures import interactive_charts, static_charts
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Rule, Series
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Arm, Run
 from gtvbench.reports.tables import cost as layout_cost
 from gtvbench.reports.text.numbers import counted

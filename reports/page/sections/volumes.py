@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gtvbench.bench.core.scores import WHOLE_VOLUME
 from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.contrasts import by_patient
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.analysis.scores import PRIMARY_SCOPE
 from gtvbench.reports.analysis.volumes import reference_volumes
 from gtvbench.reports.figures import interactive_charts, static_charts, volume_figures
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Series
 from gtvbench.reports.figures.volume_figures import AgreementFigure, AgreementPanel
-from gtvbench.reports.page.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Arm, Run
 from gtvbench.reports.sentences import prose
 from gtvbench.reports.tables import comparisons as layout_statistics
@@ -73,7 +73,7 @@ def _against_volume(
     if table.empty:
         return None
     # A penalty (diagonal of the grid) would squeeze everything else: those patients stand above the chart, counted.
-    failed = wide[wide["failed"] & (wide["structure"] == structure) & (wide["scope"] == PRIMARY_SCOPE)]
+    failed = wide[wide["failed"] & (wide["structure"] == structure) & (wide["scope"] == WHOLE_VOLUME)]
     lost = set() if measure.bounded else set(zip(failed["patient"], failed["arm"], strict=True))
     shown = table.copy()
     for patient, arm in lost & set(itertools.product(table.index, table.columns)):
