@@ -49,6 +49,7 @@ def run(
     methods: Annotated[str | None, typer.Option(help="'all' or names, separated by commas.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<study>.")] = None,
     overrides: Overrides = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="End with the report.")] = True,
     log: LogMode = "auto",
 ) -> None:
     """Run a study: prepare, train, predict, score, report. Started again, it does only what is missing.
@@ -62,7 +63,7 @@ def run(
     folder = out or study.output / study.study
     chosen = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
     try:
-        outcome = Run(study, base, folder, chosen, Display(mode)).execute()
+        outcome = Run(study, base, folder, chosen, Display(mode), report).execute()
     except KeyboardInterrupt:
         _err.print("interrupted; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -72,7 +73,7 @@ def run(
         lost = f"{len(outcome.left_out)} cases could not be prepared and were left out of every arm: "
         _err.print(f"[bold red]left out[/] {lost}", end="")
         _err.print(", ".join(outcome.left_out), markup=False, highlight=False)
-    typer.echo(str(outcome.report))
+    typer.echo(str(outcome.report or folder))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -132,6 +133,22 @@ def report(
         _err.print(f"{outcome.text} ({outcome.found_text})", markup=False, highlight=False)
     typer.echo(str(path))
     raise typer.Exit(0 if all(outcome.holds for outcome in outcomes) else EXIT_REQUIREMENT)
+
+
+@app.command()
+def paper(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(help="Where the files go; those of an earlier call are replaced.")],
+) -> None:
+    """Write what goes into a paper: tables (CSV, LaTeX, Markdown), figures (SVG, PDF), methods text and references.
+
+    Exit codes: 0, 2 bad input.
+    """
+    from gtvbench.bench.files.store import refuse_in_use
+    from gtvbench.reports.paper.write import write_paper
+
+    refuse_in_use(run_folder)
+    typer.echo(str(write_paper(run_folder, folder)))
 
 
 @app.command()

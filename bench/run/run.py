@@ -43,24 +43,25 @@ SCORE_VERSION = 1
 
 @dataclass
 class Outcome:
-    """How a run ended: the exit code, the report's path, how many steps were computed rather than reused, and the
-    cases that were left out because they could not be prepared."""
+    """How a run ended: the exit code, the report's path where one was asked for, how many steps were computed rather
+    than reused, and the cases that were left out because they could not be prepared."""
 
     exit_code: int
-    report: Path
+    report: Path | None
     computed: dict[str, int]
     left_out: tuple[str, ...] = ()
 
 
 @dataclass
 class Run:
-    """One execution of a study on one run folder."""
+    """One execution of a study on one run folder; it ends with the report unless that is not asked for."""
 
     study: Study
     base: Path
     folder: Path
     chosen: Sequence[str] | None = None
     display: Display = field(default_factory=Display)
+    report: bool = True
 
     def __post_init__(self) -> None:
         self.store = Store(self.folder)
@@ -70,8 +71,6 @@ class Run:
 
     def execute(self) -> Outcome:
         """Do what is missing; raises BenchError on bad input before any arm starts."""
-        from gtvbench.reports.page.build import build_report, report_version
-
         self.cohort: Cohort = open_cohort(self.study, self.base)
         self.arms = plan_arms(self.study, self.base, self.cohort.modalities, self.chosen, self.cohort.split)
         self.privacy = Privacy(self.cohort.source, self.cohort.used, self.study, self.base)
@@ -96,7 +95,7 @@ class Run:
             results.write_json(self.privacy.arms(records), self.folder / "arms.json")
             results.write_json(self.privacy.failures(self.failures), self.folder / "failures.json")
             results.write_json(self._provenance(), self.folder / "provenance.json")
-            report = self._report(build_report, report_version())
+            report = self._report() if self.report else None
         finally:
             self.store.close()
         failed = any(record["status"] == "failed" for record in records) or self.left_out
@@ -397,17 +396,19 @@ class Run:
             "notes": gathered_notes(self.privacy.notes({name: meta["notes"] for name, meta in used.items()})),
         }  # fmt: skip
 
-    def _report(self, build: Any, version: int) -> Path:
+    def _report(self) -> Path:
+        from gtvbench.reports.page.build import REPORT_VERSION, build_report
+
         inputs = ("study.yaml", "provenance.json", "arms.json", "failures.json", "split.json")
         files = [self.folder / name for name in (*inputs, "scores.csv", "prompts.parquet")]
         files += [path for arm in self.arms for path in self._arm_tables(arm) if path.exists()]
         pictures = self.pictures.keys if self.pictures is not None else None
-        key = step_key("report", version, inputs=[digest_file(path) for path in files], pictures=pictures)
+        key = step_key("report", REPORT_VERSION, inputs=[digest_file(path) for path in files], pictures=pictures)
         index = self.folder / "report" / "index.html"
         if self.store.record("report", key) is None:
             self.store.forget("report")
             with self.display.phase("Report", 1):
-                index = build(self.folder)
+                index = build_report(self.folder)
             self.store.finish("report", key, [index])
             self.computed["report"] += 1
         return index

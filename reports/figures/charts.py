@@ -1,4 +1,4 @@
-"""Charts as data: series of points, lines and bands over two axes; `interactive` and `static` draw the same.
+"""Charts as data: series of points, lines and bands over two axes.
 
 A series is told apart by its dash or marker as well as by its colour; colours are those of `figures.styles`.
 """
@@ -16,8 +16,8 @@ Dash = Literal["solid", "dash", "dot", "dashdot"]
 class Series:
     """One line, set of points or band.
 
-    `y` is the lower edge of a band and `upper` its upper one. `words` are shown at the pointer; `cases` name the case
-    behind each point, whose page a click opens. None in `x` or `y` is a gap.
+    `y` is the lower edge of a band and `upper` its upper one. None in `x` or `y` is a gap. Points have `words`, shown
+    at the pointer, and `cases`, whose page a click opens.
     """
 
     kind: Literal["line", "steps", "points", "band"]

@@ -1,36 +1,26 @@
-"""Figures as SVG by matplotlib: what the page shows without JavaScript and on paper, from the same data.
-
-Two inks are placeholders that the page turns into the theme's colours; in the files under report/data they are plain
-dark grey and light grey on white.
-"""
+"""Violin panels and forests by matplotlib; see `canvas` for inks and sizes."""
 
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from gtvbench.reports.figures.violins import BOTTOM, HALF, SINK, TOP, Forest, Panel, Point, Row
-from gtvbench.reports.text.addresses import case_link
+from gtvbench.reports.figures.canvas import FAINT, GRID, INK, MARKERS, PAPER, Canvas
+from gtvbench.reports.figures.violins import BOTTOM, HALF, SINK, TOP, Forest, Panel, Row
 from gtvbench.reports.text.numbers import duration
 
-INK, FAINT, GRID, PAPER = "#16181b", "#5b6169", "#dcdfe3", "#fefefe"
-_THEMED = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--line)", PAPER: "var(--paper)"}
-MARKERS = {"circle": "o", "square": "s", "triangle-up": "^"}
-WIDTH = 360
 
-
-def violins(panel: Panel) -> Figure:
-    """A violin panel; outliers link to the page of their case."""
-    figure, axes = new_canvas(panel.height, left=10, right=10, top=TOP, bottom=BOTTOM)
+def violins(panel: Panel) -> Canvas:
+    """A violin panel; every mark tells its case and leads to its page."""
+    figure = Canvas(panel.height)
+    axes = figure.bare_axes(left=10, right=10, top=TOP, bottom=BOTTOM)
     if panel.gutter is not None:
         axes.axvspan(panel.gutter, panel.end, color=GRID, alpha=0.45, linewidth=0, zorder=0)
     for index, row in enumerate(panel.rows):
-        _draw_row(axes, row, index)
+        _draw_row(figure, axes, row, index)
     axes.set_xlim(-0.02 * panel.end, 1.02 * panel.end)
     axes.set_ylim(0.5 - len(panel.rows), 0.5)
     axes.set_yticks([])
@@ -40,9 +30,10 @@ def violins(panel: Panel) -> Figure:
     return figure
 
 
-def forest(figure_data: Forest) -> Figure:
+def forest(figure_data: Forest) -> Canvas:
     """Values and their intervals."""
-    figure, axes = new_canvas(figure_data.height, left=10, right=10, top=TOP, bottom=BOTTOM)
+    figure = Canvas(figure_data.height)
+    axes = figure.bare_axes(left=10, right=10, top=TOP, bottom=BOTTOM)
     if figure_data.margin is not None:
         axes.axvspan(-figure_data.margin, figure_data.margin, color=GRID, alpha=0.45, linewidth=0, zorder=0)
         axes.axvline(0, color=FAINT, linewidth=1)
@@ -82,7 +73,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def _draw_row(axes: Axes, row: Row, index: int) -> None:
+def _draw_row(figure: Canvas, axes: Axes, row: Row, index: int) -> None:
     centre = -index - SINK
     place: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "top"}
     place["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5}
@@ -99,49 +90,10 @@ def _draw_row(axes: Axes, row: Row, index: int) -> None:
     axes.plot([median, median], [centre - 0.14, centre + 0.14], color=INK, linewidth=2)
     if row.mean is not None:
         axes.plot([row.mean], [centre], "D", markersize=5, color=PAPER, markeredgecolor=INK, clip_on=False)
-    alone = [p for p in row.points if p.outlier]
-    for failed in (False, True):
-        crowd = [p for p in row.points if p.failed == failed and p not in alone]
-        if crowd:
-            _marks(axes, row, crowd, centre, failed)
-    for point in alone:
-        _marks(axes, row, [point], centre, point.failed, case_link(point.case))
-
-
-def _marks(axes: Axes, row: Row, points: list[Point], centre: float, failed: bool, url: str | None = None) -> None:
-    marker: dict[str, Any] = (
-        {"marker": "x", "markersize": 5.5, "color": INK, "markeredgewidth": 1.5}
-        if failed
-        else {"marker": MARKERS[row.marker], "markersize": 0.75 * row.marker_size, "color": row.colour}
-        | {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
-    )
-    xs, ys = [p.x for p in points], [centre + p.offset for p in points]
-    (drawn,) = axes.plot(xs, ys, linestyle="none", clip_on=False, **marker)
-    drawn.set_url(url)
-
-
-def new_canvas(height: int, left: int, right: int, top: int, bottom: int) -> tuple[Figure, Axes]:
-    """A figure of WIDTH x `height` units with one pair of axes inside margins in the same unit (1/72 inch)."""
-    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-    figure.patch.set_visible(False)
-    box = (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH, (height - top - bottom) / height)
-    axes = figure.add_axes(box)
-    axes.patch.set_visible(False)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.tick_params(length=0, colors=INK)
-    return figure, axes
-
-
-def inline(svg: str, prefix: str) -> str:
-    """An SVG document as an element for the page: themed colours, ids that no other figure has, scaled by CSS."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, count=1, flags=re.DOTALL)
-    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r"font-family: [^;\"]*; ?", "", body)  # the page's own font
-    for plain, themed in _THEMED.items():
-        body = body.replace(plain, themed)
-    return body.strip()
+    plain = {"marker": MARKERS[row.marker], "markersize": 0.75 * row.marker_size, "color": row.colour}
+    plain |= {"markeredgecolor": PAPER, "markeredgewidth": 0.6}
+    cross = {"marker": "x", "markersize": 5.5, "color": INK, "markeredgewidth": 1.5}
+    for failed, style in ((False, plain), (True, cross)):
+        points = [p for p in row.points if p.failed == failed]
+        words = [f"{row.label}, {p.words}" for p in points]
+        figure.plot_marks(axes, [(p.x, centre + p.offset) for p in points], words, [p.case for p in points], **style)

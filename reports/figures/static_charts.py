@@ -1,16 +1,17 @@
-"""Charts, rank maps and critical-difference diagrams by matplotlib; see `static` for inks and sizes."""
+"""Charts, rank maps and critical-difference diagrams by matplotlib; see `canvas` for inks and sizes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from gtvbench.reports.figures.canvas import FAINT, GRID, INK, MARKERS, PAPER, Canvas
 from gtvbench.reports.figures.charts import Axis, Chart, Series
 from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
-from gtvbench.reports.figures.static import FAINT, GRID, INK, MARKERS, PAPER, new_canvas
 
 _LINES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 _LEGEND_ROW = 17
@@ -18,11 +19,12 @@ _LEGEND_ROW = 17
 _BAR = 0.3
 
 
-def chart(figure_data: Chart) -> Figure:
+def chart(figure_data: Chart) -> Canvas:
     """A chart as a figure."""
     legends = [s for s in figure_data.series if s.legend]
     top = 12 + _LEGEND_ROW * len(legends) + (4 if legends else 0)
-    figure, axes = new_canvas(figure_data.height, left=50, right=12, top=top, bottom=44)
+    figure = Canvas(figure_data.height)
+    axes = figure.bare_axes(left=50, right=12, top=top, bottom=44)
     for rule in figure_data.rules:
         draw = axes.axhline if rule.axis == "y" else axes.axvline
         draw(rule.at, color=FAINT, linewidth=1.1, linestyle=_LINES[rule.dash])
@@ -32,7 +34,7 @@ def chart(figure_data: Chart) -> Figure:
                 place, anchor = ((rule.at, 1.0), axes.get_xaxis_transform()), ("right", "top")
             axes.text(*place[0], rule.label, transform=place[1], ha=anchor[0], va=anchor[1], color=FAINT)
     for series in figure_data.series:
-        _draw(axes, series)
+        _draw(figure, axes, series)
     _set(axes, figure_data.x, "x")
     _set(axes, figure_data.y, "y")
     axes.grid(color=GRID, linewidth=0.8)
@@ -44,7 +46,7 @@ def chart(figure_data: Chart) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, series: Series) -> None:
+def _draw(figure: Canvas, axes: Axes, series: Series) -> None:
     x = np.array([np.nan if v is None else v for v in series.x], float)
     y = np.array([np.nan if v is None else v for v in series.y], float)
     label = series.name if series.legend else None
@@ -53,19 +55,17 @@ def _draw(axes: Axes, series: Series) -> None:
         axes.fill_between(x, y, upper, facecolor=series.colour, alpha=0.2, linewidth=0)
         return
     marker = MARKERS[series.marker] if series.marker else None
-    if series.kind == "points" and series.pale:
-        axes.plot(x, y, marker=marker, markersize=3, color=series.colour, alpha=0.35, markeredgewidth=0,
-                  linestyle="none", label=label)  # fmt: skip
-        return
     if series.kind == "points":
-        axes.plot(
-            x, y, marker=marker, markersize=5, color=series.colour, markeredgecolor=INK, markeredgewidth=0.4,
-            linestyle="none", label=label,
-        )  # fmt: skip
+        style: dict[str, Any] = {"marker": marker, "color": series.colour, "label": label}
+        small = {"markersize": 3, "alpha": 0.35, "markeredgewidth": 0}
+        style |= small if series.pale else {"markersize": 5, "markeredgecolor": INK, "markeredgewidth": 0.4}
+        known = [k for k in range(len(x)) if np.isfinite(x[k]) and np.isfinite(y[k])]
+        points = [(float(x[k]), float(y[k])) for k in known]
+        figure.plot_marks(axes, points, [series.words[k] for k in known], [series.cases[k] for k in known], **style)
         return
-    style = "steps-post" if series.kind == "steps" else "default"
+    steps = "steps-post" if series.kind == "steps" else "default"
     axes.plot(x, y, _LINES[series.dash], marker=marker, markersize=4, color=series.colour, linewidth=1.5,
-              drawstyle=style, label=label)  # fmt: skip
+              drawstyle=steps, label=label)  # fmt: skip
 
 
 def _set(axes: Axes, axis: Axis, which: str) -> None:
@@ -84,10 +84,11 @@ def _set(axes: Axes, axis: Axis, which: str) -> None:
         (axes.set_xlim if which == "x" else axes.set_ylim)((10**low, 10**high) if axis.log else (low, high))
 
 
-def rank_map(figure_data: RankMap) -> Figure:
+def rank_map(figure_data: RankMap) -> Canvas:
     """Shares of patient resamples in which each arm has each rank, as shaded squares with their per cent."""
     count = len(figure_data.rows)
-    figure, axes = new_canvas(figure_data.height, left=10, right=10, top=22, bottom=8)
+    figure = Canvas(figure_data.height)
+    axes = figure.bare_axes(left=10, right=10, top=22, bottom=8)
     for index, (label, shares) in enumerate(figure_data.rows):
         axes.text(0, index - 0.33, label, va="center", color=INK)
         for place, share in enumerate(shares):
@@ -107,9 +108,10 @@ def _square(x: float, y: float, share: float) -> Rectangle:
     return Rectangle((x + 0.03, y - 0.26), 0.94, 0.52, facecolor="#0072B2", alpha=max(0.6 * share, 0.03), linewidth=0)
 
 
-def critical_difference(figure_data: Diagram) -> Figure:
+def critical_difference(figure_data: Diagram) -> Canvas:
     """Mean ranks, an arm a row, and above them bars over arms that do not differ significantly."""
-    figure, axes = new_canvas(figure_data.height, left=12, right=12, top=24, bottom=4)
+    figure = Canvas(figure_data.height)
+    axes = figure.bare_axes(left=12, right=12, top=24, bottom=4)
     count, bars = len(figure_data.arms), len(figure_data.cliques)
     for level, (first, last) in enumerate(figure_data.cliques):
         low, high = figure_data.arms[first][1], figure_data.arms[last][1]

@@ -1,30 +1,25 @@
-"""Figures as files: SVG and PDF of a matplotlib figure, the same bytes from the same figure on every run.
+"""Matplotlib figures as SVG and PDF, the same bytes from the same figure on every run.
 
-The page's own copy of a figure takes the colours of the page and may link into it; the files are for papers: plain inks
-on white, text that can be selected and edited (SVG: text elements; PDF: embedded TrueType, Type 42), no date, no link.
+The page's own copy of a figure takes the colours of the page, and its marks tell their case to the pointer and lead to
+its page. The files are for papers: plain inks on white, text that can be selected and edited (SVG: text elements; PDF:
+embedded TrueType, Type 42), no date, no link.
 """
 
 from __future__ import annotations
 
-import atexit
+import html
 import io
-import shutil
-import tempfile
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from fontTools import subset
-from fontTools.ttLib import TTFont
-from matplotlib import font_manager, rc_context
+from matplotlib import rc_context
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-_FONT, _SLIM = "DejaVu Sans", "gtvbench Sans"
+from gtvbench.reports.figures.canvas import FAINT, GRID, INK, PAPER, Canvas, Mark
 
 #: In force while figures are drawn and written; the salt makes ids in SVG files depend on their content alone.
 STYLE = {
@@ -33,12 +28,14 @@ STYLE = {
     "pdf.fonttype": 42,
     "pdf.compression": 6,
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
     "text.parse_math": False,
     "text.usetex": False,
     "font.size": 11.4,
     "path.simplify": False,
 }
 
+_THEMED = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--line)", PAPER: "var(--paper)"}
 _WHITE = '<rect id="background" width="100%" height="100%" fill="#ffffff"/>'
 
 # None leaves an entry out: dates would change, versions of the software would travel.
@@ -46,46 +43,57 @@ _SVG_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _PDF_METADATA = {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A figure: `inline` is the SVG document that the page makes its own, `svg` and `pdf` are the files."""
-
-    inline: bytes
-    svg: bytes
-    pdf: bytes
-
-
-def draw(make: Callable[[], Figure]) -> Drawn:
-    """Make a figure in STYLE and write it; `make` gets no figure that another call has drawn on."""
+def inline(make: Callable[[], Figure], prefix: str) -> str:
+    """A figure as an SVG element for the page: themed colours, ids that no other figure has, scaled by CSS."""
     with _in_style():
-        return _written(make())
+        figure = make()
+        figure.patch.set_visible(False)
+        svg = _svg(figure)
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, count=1, flags=re.DOTALL)
+    for name, marks in (figure.marks if isinstance(figure, Canvas) else {}).items():
+        body = _pointed(body, name, marks)
+    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r"font-family: [^;\"]*; ?", "", body)  # the page's own font
+    for plain, themed in _THEMED.items():
+        body = body.replace(plain, themed)
+    return body.strip()
 
 
-def save(figure: Figure) -> dict[str, bytes]:
-    """The files of a figure made elsewhere: "svg" and "pdf". Afterwards its links are gone and its ground is white."""
+def _pointed(svg: str, name: str, marks: Sequence[Mark]) -> str:
+    """Each mark of the line with this id wrapped into a link to its case, with the words that the pointer shows."""
+    start = svg.index(f'<g id="{name}">')
+    end = svg.index("</g>", svg.index("<use", start))
+    waiting = iter(marks)
+
+    def wrapped(use: re.Match[str]) -> str:
+        mark = next(waiting)
+        title = f"<title>{html.escape(mark.words)}</title>"
+        # Not in the order of the Tab key: hundreds of marks, whose values are in a table as well.
+        return f'<a href="{html.escape(mark.link)}" tabindex="-1">{title}{use[0]}</a>'
+
+    return svg[:start] + re.sub(r"<use [^>]*/>", wrapped, svg[start:end]) + svg[end:]
+
+
+def files(make: Callable[[], Figure]) -> dict[str, bytes]:
+    """A figure as files for a paper: "svg" and "pdf", on white."""
     with _in_style():
-        drawn = _written(figure)
-    return {"svg": drawn.svg, "pdf": drawn.pdf}
+        figure = make()
+        figure.patch.set_visible(False)
+        plain = _svg(figure)
+        start = plain.index(">", plain.index("<svg")) + 1
+        figure.patch.set(visible=True, facecolor="#ffffff", edgecolor="none", alpha=None)
+        return {"svg": f"{plain[:start]}\n {_WHITE}{plain[start:]}".encode(), "pdf": _pdf(figure)}
 
 
 @contextmanager
 def _in_style() -> Iterator[None]:
-    with rc_context({**STYLE, "font.sans-serif": [_slim_font(), _FONT]}), warnings.catch_warnings():
+    with rc_context(STYLE), warnings.catch_warnings():
         # Names may use letters that the font lacks. In SVG the reader's own fonts show them; PDF shows an empty box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
-
-
-def _written(figure: Figure) -> Drawn:
-    figure.patch.set_visible(False)
-    inline = _svg(figure)
-    linked = [artist for artist in figure.findobj() if artist.get_url()]
-    for artist in linked:
-        artist.set_url(None)  # the links lead from the page to its cases; from a file in a paper they lead nowhere
-    plain = _svg(figure) if linked else inline
-    start = plain.index(">", plain.index("<svg")) + 1
-    figure.patch.set(visible=True, facecolor="#ffffff", edgecolor="none", alpha=None)
-    return Drawn(inline.encode(), f"{plain[:start]}\n {_WHITE}{plain[start:]}".encode(), _pdf(figure))
 
 
 def _svg(figure: Figure) -> str:
@@ -98,36 +106,3 @@ def _pdf(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasPdf(figure).print_pdf(buffer, metadata=_PDF_METADATA)
     return buffer.getvalue()
-
-
-@cache
-def _slim_font() -> str:
-    """Name of a copy of DejaVu Sans that holds what figures use and no tables of layout.
-
-    Every PDF takes its letters out of the font file, and reading the whole one costs more than all the rest. Where the
-    copy cannot be written, the whole font serves.
-    """
-    try:
-        _add_slim_font()
-    except OSError:
-        return _FONT
-    return _SLIM
-
-
-def _add_slim_font() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="gtvbench-font-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    options = subset.Options()
-    options.layout_features, options.recalc_timestamp, options.notdef_outline = [], False, True
-    options.drop_tables += ["GSUB", "GPOS", "GDEF", "kern", "FFTM"]
-    with TTFont(font_manager.findfont(_FONT), recalcTimestamp=False) as font:
-        chooser = subset.Subsetter(options)
-        # Latin, Greek, punctuation, arrows and operators; anything else falls back to the whole font.
-        ranges = ((0x20, 0x250), (0x370, 0x400), (0x2010, 0x2070), (0x2190, 0x2300))
-        chooser.populate(unicodes=[code for first, end in ranges for code in range(first, end)])
-        chooser.subset(font)
-        for record in font["name"].names:
-            if record.nameID in (1, 4, 6, 16):
-                record.string = _SLIM.replace(" ", "") if record.nameID == 6 else _SLIM
-        font.save(folder / "slim.ttf")
-    font_manager.fontManager.addfont(folder / "slim.ttf")

@@ -1,4 +1,4 @@
-"""What the figures show, computed once; `interactive` draws it with plotly, `static` with matplotlib.
+"""What violin panels and forests show; `static` draws them.
 
 Colours: Okabe and Ito (2008), one a method; the marker tells the fusion, and every row is labelled, so that colour
 never carries the message alone. The order leaves black to the text and pale yellow to the seventh method.

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from gtvbench.reports.figures.static import FAINT, GRID, INK, MARKERS, WIDTH
+from gtvbench.reports.figures.canvas import FAINT, GRID, INK, MARKERS, WIDTH, Canvas
 from gtvbench.reports.figures.violins import shorten
-from gtvbench.reports.text.addresses import case_link
+from gtvbench.reports.text.numbers import visible
 
 _PANEL, _HEAD, _FOOT, _GAP = 100, 48, 40, 52
 
@@ -57,19 +56,17 @@ class AgreementFigure:
         return self.rows * (_PANEL + _HEAD + 8) + _FOOT
 
 
-def bland_altman(figure_data: AgreementFigure) -> Figure:
-    """Draw the panels; cases outside the limits link to their page."""
-    height = figure_data.height
-    figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-    figure.patch.set_visible(False)
+def bland_altman(figure_data: AgreementFigure) -> Canvas:
+    """Draw the panels; every mark tells its case and leads to its page."""
+    figure = Canvas(figure_data.height)
     xs = [x for panel in figure_data.panels for x, _, _ in panel.points]
     wide = (WIDTH - _GAP - 8 - 14) / 2
     for index, panel in enumerate(figure_data.panels):
         row, column = divmod(index, 2)
         left = _GAP + column * (wide + 14)
         top = (_PANEL + _HEAD + 8) * row + _HEAD
-        axes = figure.add_axes((left / WIDTH, 1 - (top + _PANEL) / height, wide / WIDTH, _PANEL / height))
-        _draw_panel(axes, panel)
+        axes = figure.bare_axes(left, WIDTH - left - wide, top, figure.height - top - _PANEL)
+        _draw_panel(figure, axes, panel)
         lowest = index + 2 >= len(figure_data.panels)
         span = _span(figure_data.panels[2 * row : 2 * row + 2])
         _set_axes(axes, (min(xs), max(xs)), span, figure_data, first=column == 0, lowest=lowest)
@@ -85,7 +82,7 @@ def _span(panels: Sequence[AgreementPanel]) -> tuple[float, float]:
     return min(ys) - room, max(ys) + room
 
 
-def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
+def _draw_panel(figure: Canvas, axes: Axes, panel: AgreementPanel) -> None:
     axes.axhline(0, color=FAINT, linewidth=1)
     if panel.limits is not None:
         middle, low, high = panel.limits
@@ -93,13 +90,9 @@ def _draw_panel(axes: Axes, panel: AgreementPanel) -> None:
         for limit in (low, high):
             axes.axhline(limit, color=INK, linewidth=1, linestyle="--")
     style: dict[str, Any] = {"markersize": 5, "color": panel.colour, "markeredgecolor": INK, "markeredgewidth": 0.4}
-    style |= {"linestyle": "none", "marker": MARKERS[panel.marker]}
-    limits = panel.limits
-    outside = [p for p in panel.points if limits is not None and not limits[1] <= p[1] <= limits[2]]
-    inside = [p for p in panel.points if p not in outside]
-    axes.plot([x for x, _, _ in inside], [y for _, y, _ in inside], **style)
-    for x, y, case in outside:
-        axes.plot([x], [y], **style)[0].set_url(case_link(case))
+    cases = [case for _, _, case in panel.points]
+    words = [visible(case) for case in cases]
+    figure.plot_marks(axes, [(x, y) for x, y, _ in panel.points], words, cases, marker=MARKERS[panel.marker], **style)
     axes.text(0, 1.17, _two_lines(panel.label), transform=axes.transAxes, color=INK, va="bottom", linespacing=1.15)
     axes.text(0, 1.03, panel.note, transform=axes.transAxes, color=FAINT, va="bottom")
 
@@ -114,11 +107,6 @@ def _set_axes(
     axes: Axes, volumes: tuple[float, float], span: tuple[float, float], figure_data: AgreementFigure, *, first: bool,
     lowest: bool,
 ) -> None:  # fmt: skip
-    axes.patch.set_visible(False)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.tick_params(length=0, colors=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())

@@ -14,6 +14,7 @@ from gtvbench.reports.analysis import cost
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis.analysis import Results, analyse, as_json
 from gtvbench.reports.analysis.measures import MEASURES
+from gtvbench.reports.methods.text import methods_text
 from gtvbench.reports.page import flow
 from gtvbench.reports.page.sections import differences as difference_section
 from gtvbench.reports.page.sections import volumes as volume_section
@@ -24,8 +25,6 @@ from gtvbench.reports.page.sections.ranking import ranking
 from gtvbench.reports.page.sections.registration import registrations
 from gtvbench.reports.page.sections.time import time_figures
 from gtvbench.reports.page.sections.training import training
-from gtvbench.reports.paper import exports
-from gtvbench.reports.paper.methods_text import methods_text
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.sentences import prose, verdict
 from gtvbench.reports.sentences.citations import left_out_words
@@ -37,13 +36,7 @@ from gtvbench.reports.text.numbers import listed, redact, redact_all
 
 
 def content(run: Run, book: Book) -> dict[str, Any]:
-    """Context of the page's template; files and figures go into the book, every table in the formats of papers too."""
-    context = _context(run, book)
-    book.files |= exports.files(exports.collect(context))
-    return context
-
-
-def _context(run: Run, book: Book) -> dict[str, Any]:
+    """Context of the page's template; its figures and the tables of numbers behind it go into the book."""
     wide = tables.wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
     scopes = (WHOLE_VOLUME, PROMPTED_SLICES)
@@ -56,7 +49,6 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
     book.frame("status", results.status)
     absent = book.frame("false_positives", results.false_positives)
     stages = book.frame("timing", cost.stage_summary(run))
-    book.parquet("scores", run.scores)
     for name, frame in {
         "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": differences,
         "training": _all_epochs(run), "failures": _failures(run), "intervals": results.summary,
@@ -64,12 +56,10 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "volumes": results.volumes, "trends": results.trends, "rankings": _rankings_frame(ranked),
     }.items():  # fmt: skip
         book.frame(name, frame)
-    book.files["stats.json"] = json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
-    methods = methods_text(run)
-    book.files |= methods.files()
     return {
         "run": run,
-        "methods": methods,
+        "statistics": as_json(results),
+        "methods": methods_text(run),
         "banners": prose.banners(run, wide, summary),
         "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
         "caveats": prose.caveats(run, stability),
@@ -120,7 +110,6 @@ def _context(run: Run, book: Book) -> dict[str, Any]:
         "left_out": left_out_words(run),
         "coverage": _partial_coverage(run),
         "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
-        "links": book.links(),
     }
 
 
@@ -143,9 +132,7 @@ def _rankings_frame(ranked: list[dict[str, Any]]) -> pd.DataFrame:
 def _flow(run: Run, wide: pd.DataFrame, book: Book) -> Shown:
     found = flow.flow(run, wide)
     draw = partial(flow.draw_flow, found)
-    return book.figure(
-        "flow", "From patients to scores", flow.reading(found), draw, None, flow.flow_table(found), "status.csv"
-    )
+    return book.figure("flow", "From patients to scores", flow.reading(found), draw, flow.flow_table(found))
 
 
 def _repetitions(results: Results) -> list[layout.Table]:

@@ -23,7 +23,7 @@ def sensitivity_table(table: pd.DataFrame, structure: str, name: str) -> Table:
     ]
     complete = int(part["n_complete"].iloc[0]) if len(part) else 0
     head = ("Arm", "reference present", "empty counts as 1", f"complete cases (n = {complete})", "aggregated")
-    return Table(name, f"{structure}: mean DSC by convention", head, tuple(rows), csv="sensitivity.csv")
+    return Table(name, f"{structure}: mean DSC by convention", head, tuple(rows))
 
 
 def against_margin(record: Mapping[Any, Any]) -> str:
@@ -59,7 +59,7 @@ def contrast_table(table: pd.DataFrame, structure: str, metric: str, planned: bo
         "n for the margin", "margin", "p", *(["p, Holm"] if planned else []),
     )  # fmt: skip
     kind = "planned" if planned else "exploratory"
-    return Table(name, f"{structure}, {measure.named}: {kind} differences", head, tuple(rows), csv="contrasts.csv")
+    return Table(name, f"{structure}, {measure.named}: {kind} differences", head, tuple(rows))
 
 
 #: The smallest group of patients whose mean gets an interval: below it resamples hold next to nothing.
@@ -133,7 +133,7 @@ def intervals_table(table: pd.DataFrame, structure: str, name: str) -> Table:
         "95 % CI",
     )  # fmt: skip
     caption = f"{structure}: 95 % confidence intervals over patients"
-    return Table(name, caption, head, tuple(rows), groups, "intervals.csv")
+    return Table(name, caption, head, tuple(rows), groups)
 
 
 def subgroup_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:
@@ -173,7 +173,7 @@ def agreement_table(table: pd.DataFrame, structure: str, name: str) -> Table:
     ]  # fmt: skip
     groups = (("", 1), ("Patients", 2), ("Difference, mL", 2), ("Ratio (geometric)", 2), ("ICC(A,1)", 2))
     head = ("Arm", "n", "no mask", "mean", "95 % limits", "mean", "95 % limits", "estimate", "95 % CI")
-    return Table(name, f"{structure}: predicted against reference volume", head, tuple(rows), groups, "agreement.csv")
+    return Table(name, f"{structure}: predicted against reference volume", head, tuple(rows), groups)
 
 
 def profile_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:
@@ -193,7 +193,7 @@ def profile_table(table: pd.DataFrame, structure: str, metric: str, name: str) -
     sign = "≥" if measure.higher_is_better else "≤"
     head = ("Arm", *(f"{sign} {threshold:g}" for threshold in chosen))
     caption = f"{structure}: share of patients by {measure.named}, with 95 % band"
-    return Table(name, caption, head, tuple(rows), csv="profiles.csv")
+    return Table(name, caption, head, tuple(rows))
 
 
 def repetitions_table(table: pd.DataFrame, structure: str, metric: str, name: str) -> Table:

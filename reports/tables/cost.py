@@ -25,7 +25,7 @@ def epochs_table(table: pd.DataFrame) -> Table:
         "Arm", "Preparation", "Epochs", "Epoch 0", "Later epochs, median", "All epochs", "Kept epoch", "Lowest loss",
         "Schedule",
     )  # fmt: skip
-    return Table("epochs", "Training time; the loss is the validation loss", head, tuple(rows), csv="epochs.csv")
+    return Table("epochs", "Training time; the loss is the validation loss", head, tuple(rows))
 
 
 def stages_table(table: pd.DataFrame) -> Table:
@@ -38,7 +38,7 @@ def stages_table(table: pd.DataFrame) -> Table:
         for r in table.to_dict("records")
     ]  # fmt: skip
     head = ("Arm", "Stage", "n", "median", "IQR", "95th percentile")
-    return Table("stages", "Every stage", head, tuple(rows), csv="timing.csv")
+    return Table("stages", "Every stage", head, tuple(rows))
 
 
 def prediction_table(table: pd.DataFrame) -> Table:
@@ -54,7 +54,7 @@ def prediction_table(table: pd.DataFrame) -> Table:
         rows.append(row_of(*cells))
     groups = (("", 1), *((STAGES[stage], 2) for stage in used))
     head = ("Arm", *["median", "95th percentile"] * len(used))
-    return Table("prediction", "Prediction time", head, tuple(rows), groups, csv="timing.csv")
+    return Table("prediction", "Prediction time", head, tuple(rows), groups)
 
 
 def resources_table(table: pd.DataFrame) -> Table:
@@ -73,7 +73,7 @@ def resources_table(table: pd.DataFrame) -> Table:
         "Arm", "Device", "Loading", "Warm-up calls", "First call", "Slices a second", "Boxes a second", "Peak memory",
         "Peak on device",
     )  # fmt: skip
-    return Table("resources", "Loading, warm-up, batches and memory", head, tuple(rows), csv="resources.csv")
+    return Table("resources", "Loading, warm-up, batches and memory", head, tuple(rows))
 
 
 def _rate(value: object) -> str:
@@ -97,4 +97,4 @@ def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
         *[c.replace("pseudo_dice", "pseudo-Dice") for c in more],
         "time",
     )
-    return Table(name, f"{arm}: every epoch", head, tuple(rows), csv="training.csv")
+    return Table(name, f"{arm}: every epoch", head, tuple(rows))

@@ -1,4 +1,4 @@
-"""Tables of the page: a frame of numbers in, cells as text and a CSV for download out."""
+"""Tables of the page: a frame of numbers in, cells as text out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     groups: tuple[tuple[str, int], ...] = ()
-    csv: str | None = None
 
 
 def row_of(*cells: str | Cell) -> tuple[Cell, ...]:
@@ -107,7 +106,7 @@ def score_table(
         f"mean, at {tolerance:g} mm" if tolerance is not None else "mean", "median, mm", "mean, mL", "per slice",
     )  # fmt: skip
     where = "whole volume" if scope == "volume" else "prompted slices only"
-    return Table(name, f"{structure}, {where}", head, tuple(rows), groups, csv="summary.csv")
+    return Table(name, f"{structure}, {where}", head, tuple(rows), groups)
 
 
 def between(low: object, high: object, digits: int) -> str:
@@ -126,7 +125,7 @@ def false_positive_table(table: pd.DataFrame) -> Table:
     ]  # fmt: skip
     head = ("Arm", "Structure", "Cases", "false positive", "no mask", "rate", "median, mL", "largest, mL")
     caption = "Cases whose reference lacks the structure"
-    return Table("absent", caption, head, tuple(rows), csv="false_positives.csv")
+    return Table("absent", caption, head, tuple(rows))
 
 
 def values_table(values: pd.DataFrame, caption: str, digits: int, name: str) -> Table:
@@ -135,7 +134,7 @@ def values_table(values: pd.DataFrame, caption: str, digits: int, name: str) -> 
         row_of(str(case), *(number(value, digits) for value in record))
         for case, record in zip(values.index, values.to_numpy(float).tolist(), strict=True)
     ]
-    return Table(name, caption, ("Case", *map(str, values.columns)), tuple(rows), csv="scores.csv")
+    return Table(name, caption, ("Case", *map(str, values.columns)), tuple(rows))
 
 
 def published_table(run: Run, summary: pd.DataFrame) -> Table:

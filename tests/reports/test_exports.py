@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from gtvbench.reports.analysis import contrasts, cost
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.page.flow import flow, flow_table
-from gtvbench.reports.paper import exports
-from gtvbench.reports.paper.latex import escaped
+from gtvbench.reports.paper import tables as exports
 from gtvbench.reports.run.load import Run, read_run
 from gtvbench.reports.tables import comparisons as layout_statistics
 from gtvbench.reports.tables import cost as layout_cost
 from gtvbench.reports.tables import table as layout
 from gtvbench.reports.tables.table import Cell, Table
+from gtvbench.reports.text.latex import escaped
 
 HOSTILE = (
     "\\input{x}$&#_%~^{}", "<script>alert('1')</script>", 'a "quoted" name', "`code` and 'quotes' --- ,,", "a|b\\|c",

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.figures import vector
 from gtvbench.reports.page.flow import Flow, _fit, draw_flow, flow, flow_table, reading
-from gtvbench.reports.paper import exports
+from gtvbench.reports.paper import tables as exports
 from gtvbench.reports.run.load import read_run
 
 

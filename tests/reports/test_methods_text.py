@@ -11,9 +11,9 @@ import jinja2
 import pytest
 
 from gtvbench.bench.core.fusion import MODALITIES
+from gtvbench.reports.methods.references import REFERENCES
+from gtvbench.reports.methods.text import MethodsText, methods_text
 from gtvbench.reports.page import build as page
-from gtvbench.reports.paper.methods_text import MethodsText, methods_text
-from gtvbench.reports.paper.references import REFERENCES
 from gtvbench.reports.run.load import read_run
 
 _NNUNET = {

@@ -46,7 +46,5 @@ def _forests(table: pd.DataFrame, structure: str, index: int, metrics: Sequence[
         drawn = figures.forest(table, structure, metric, len(metrics) * index + place)
         if drawn is not None:
             reading = figures.forest_reading(drawn)
-            shown.append(
-                book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn), csv="contrasts.csv")
-            )
+            shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
     return shown

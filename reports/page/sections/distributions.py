@@ -9,7 +9,7 @@ import pandas as pd
 
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.figures import interactive, static
+from gtvbench.reports.figures import static
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Run
@@ -35,7 +35,6 @@ def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Bo
                     panel.title,
                     figures.panel_reading(panel),
                     partial(static.violins, panel),
-                    interactive.violins(panel),
                     table,
                 )
             )

@@ -6,14 +6,13 @@ from functools import partial
 
 from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.figures import interactive_charts, static_charts
+from gtvbench.reports.figures import static_charts
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.page.sections.volumes import line_styles
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.tables import comparisons as layout_statistics
-from gtvbench.reports.text.numbers import percent, visible
 
 
 def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
@@ -33,15 +32,8 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 x = tuple(float(v) for v in own["threshold"])
                 share, low, high = (tuple(round(float(v), 4) for v in own[c]) for c in ("share", "low", "high"))
                 colour, dash = lines[arm]
-                words = tuple(
-                    f"{visible(arm)}: {percent(s)} of patients at {measure.title} "
-                    f"{'≥' if measure.higher_is_better else '≤'} {t:g}"
-                    for t, s in zip(x, share, strict=True)
-                )
                 bands.append(Series("band", arm, colour, x, low, high))
-                curves.append(
-                    Series("steps", figures.shorten(arm), colour, x, share, dash=dash, words=words, legend=True)
-                )
+                curves.append(Series("steps", figures.shorten(arm), colour, x, share, dash=dash, legend=True))
             # Bands of many arms hide each other; they stay in the table.
             series = (*(bands if len(bands) <= 3 else ()), *curves)
             side = "at least" if measure.higher_is_better else "at most"
@@ -56,6 +48,5 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 height=290 + 20 * len(curves),
             )  # fmt: skip
             values = layout_statistics.profile_table(table, structure, metric, f"{name}-values")
-            live = interactive_charts.chart(chart)
-            shown.append(book.figure(name, chart.title, reading, partial(static_charts.chart, chart), live, values))
+            shown.append(book.figure(name, chart.title, reading, partial(static_charts.chart, chart), values))
     return shown

@@ -53,9 +53,7 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
         "dark square in a row is a firm rank."
     )
     drawn = RankMap(f"ranks-{name}", f"{what}: ranks when other patients are drawn", rows, reading)
-    shown = [
-        book.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn), csv="rankings.csv")
-    ]
+    shown = [book.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn))]
     pairs = len(order) * (len(order) - 1) // 2
     if smallest_p(record["patients"]) * pairs > LEVEL:
         return shown  # a bar over all arms would read as "all alike"; the sentence says why there is none
@@ -67,9 +65,5 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
         f"apart{'' if groups else ': here it tells all apart'}."
     )
     diagram = Diagram(f"apart-{name}", f"{what}: mean ranks, and arms that cannot be told apart", arms, groups, text)
-    shown.append(
-        book.figure(
-            diagram.id, diagram.title, text, partial(static_charts.critical_difference, diagram), csv="rankings.csv"
-        )
-    )
+    shown.append(book.figure(diagram.id, diagram.title, text, partial(static_charts.critical_difference, diagram)))
     return shown

@@ -37,5 +37,5 @@ def time_figures(run: Run, stages: pd.DataFrame, costs: Mapping[str, float | Non
             rows += tuple((f"{figures.shorten(n)}: {duration(c)} (of the case)", c, c, c) for n, c in shares.items())
         drawn = figures.Forest(f"time-{stage}", f"Time for {what}", rows, None, "time, logarithmic", False)
         reading = f"{STAGES[stage]}: square, median; line, interquartile range; left is faster."
-        shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn), csv="timing.csv"))
+        shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
     return shown

@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from gtvbench.reports.figures import interactive_charts, static_charts
+from gtvbench.reports.figures import static_charts
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Rule, Series
 from gtvbench.reports.page.sections.collected import Book, Shown
@@ -26,10 +26,7 @@ def training(run: Run, book: Book) -> list[Shown]:
         table = run.epochs[arm.name].sort_values("epoch")
         chart = curves(table, arm, colours[arm.name][0], f"training-{len(shown)}")
         values = layout_cost.training_table(table, arm.name, f"{chart.id}-values")
-        live = interactive_charts.chart(chart)
-        shown.append(
-            book.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), live, values)
-        )
+        shown.append(book.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), values))
     return shown
 
 
@@ -44,11 +41,7 @@ def curves(table: pd.DataFrame, arm: Arm, colour: str, name: str) -> Chart:
     for label, column, dash, marker in lines:
         losses = tuple(round(float(v), 6) if math.isfinite(v) else None for v in table[column].astype(float))
         values += [v for v in losses if v is not None]
-        words = tuple(
-            f"epoch {e:.0f}, {label}: {'no value' if v is None else f'{v:.4f}'}"
-            for e, v in zip(epochs, losses, strict=True)
-        )
-        series.append(Series("line", label, colour, epochs, losses, dash=dash, marker=marker, words=words, legend=True))
+        series.append(Series("line", label, colour, epochs, losses, dash=dash, marker=marker, legend=True))
     # nnU-Net's loss, cross-entropy minus Dice, goes below zero.
     top = 1.06 * max(values, default=1.0)
     span = (0.0, top) if values and min(values) >= 0 and top > 0 else None

@@ -16,7 +16,7 @@ from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.contrasts import by_patient
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.volumes import reference_volumes
-from gtvbench.reports.figures import interactive_charts, static_charts, volume_figures
+from gtvbench.reports.figures import static_charts, volume_figures
 from gtvbench.reports.figures import violins as figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Series
 from gtvbench.reports.figures.volume_figures import AgreementFigure, AgreementPanel
@@ -42,11 +42,10 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
             chart = _against_volume(run, wide, results, structure, metric, f"volume-{name}")
             if chart is None:
                 continue
-            live = interactive_charts.chart(chart)
             draw = partial(static_charts.chart, chart)
             parts.append(
                 {
-                    "figure": book.figure(chart.id, chart.title, chart.reading, draw, live, csv="scores.csv"),
+                    "figure": book.figure(chart.id, chart.title, chart.reading, draw),
                     "thirds": layout_statistics.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
                     "sentence": prose.interaction(results.model(metric, structure)),
                 }
@@ -190,4 +189,4 @@ def _bland_altman(
         tuple(panels), ratio,
     )  # fmt: skip
     draw = partial(volume_figures.bland_altman, figure)
-    return book.figure(figure.id, figure.title, figure.reading, draw, csv="volumes.csv")
+    return book.figure(figure.id, figure.title, figure.reading, draw)

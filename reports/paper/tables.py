@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
-from gtvbench.reports.paper.latex import escaped
 from gtvbench.reports.tables.table import Cell, Table
+from gtvbench.reports.text import markdown
+from gtvbench.reports.text.latex import escaped
 from gtvbench.reports.text.numbers import ABSENT, visible
 
 PACKAGES = ("array", "booktabs", "graphicx", "longtable", "rotating")
@@ -55,7 +56,7 @@ def _walk(content: object) -> Iterator[Table]:
 
 
 def files(tables: Sequence[Table]) -> dict[str, str]:
-    """Files of report/data: tables/<id>.tex, .md and .csv of each table, and all of them in tables.tex, tables.md."""
+    """tables/<id>.tex, .md and .csv of each table, and all of them in tables.tex and tables.md."""
     found = {"tables.tex": latex_file(tables), "tables.md": "\n".join(as_markdown(table) for table in tables)}
     for table in tables:
         name = f"tables/{_identifier(table.id)}"
@@ -191,19 +192,15 @@ def _identifier(text: str) -> str:
 
 # ---- Markdown
 
-# What begins emphasis, code, a link, HTML, a table's cell, mathematics, a strike or a mention.
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~$&#@])")
-_ADDRESS = re.compile(r"(?i)\b(https?|ftp)(:)(?=//)|\b(www)(\.)")
-
 
 def as_markdown(table: Table) -> str:
     """A table with pipes as GitHub has it, its caption above; a group's head stands before those of its columns."""
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    head = [markdown(text) for text in flat_head(table)]
+    head = [markdown.escaped(text) for text in flat_head(table)]
     widths = [max(3, *(len(row[k]) for row in (head, *rows))) for k in range(len(head))]
     left = [k == 0 or _wordy(table, k) for k in range(len(head))]
     rule = [":" + "-" * (w - 1) if to_left else "-" * (w - 1) + ":" for w, to_left in zip(widths, left, strict=True)]
-    lines = [f"**{markdown(table.caption)}**", ""]
+    lines = [f"**{markdown.escaped(table.caption)}**", ""]
     for row in (head, rule, *rows):
         cells = [
             text.ljust(w) if to_left else text.rjust(w) for text, w, to_left in zip(row, widths, left, strict=True)
@@ -213,14 +210,8 @@ def as_markdown(table: Table) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = markdown(cell.text)
+    text = markdown.escaped(cell.text)
     return f"**{text}**" if cell.strong else text
-
-
-def markdown(text: str) -> str:
-    """A text, made visible, as Markdown that shows it and does nothing else."""
-    broken = _ADDRESS.sub(lambda m: f"{m[1] or m[3]}\0{m[2] or m[4]}", visible(text))
-    return _MARKDOWN.sub(r"\\\1", broken).replace("\0", "\\")
 
 
 def flat_head(table: Table) -> list[str]:

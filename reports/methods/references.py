@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gtvbench.reports.paper.latex import escaped
+from gtvbench.reports.text.latex import escaped
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.paper import methods_arms, methods_evaluation, methods_study
-from gtvbench.reports.paper.exports import markdown
-from gtvbench.reports.paper.latex import escaped
-from gtvbench.reports.paper.references import REFERENCES
+from gtvbench.reports.methods import arms as methods_arms
+from gtvbench.reports.methods import evaluation as methods_evaluation
+from gtvbench.reports.methods import study as methods_study
+from gtvbench.reports.methods.references import REFERENCES
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.sentences.citations import MARK
+from gtvbench.reports.text import latex, markdown
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,27 @@ class MethodsText:
         return tuple((heading, Markup("").join(self._html_parts(text))) for heading, text in self.marked)
 
     @property
-    def markdown(self) -> str:
+    def as_markdown(self) -> str:
         """The section as Markdown: citations are numbers, the references a numbered list."""
         parts = ["# Methods\n"]
         for heading, text in self.marked:
             pieces = MARK.split(text)
-            pieces[::2] = [markdown(piece) for piece in pieces[::2]]
+            pieces[::2] = [markdown.escaped(piece) for piece in pieces[::2]]
             pieces[1::2] = [f"[{', '.join(map(str, self._numbers(marks)))}]" for marks in pieces[1::2]]
             parts.append(f"**{heading}.** {''.join(pieces)}\n")
         parts.append("# References\n")
-        parts += [f"{number}. {markdown(text)}" for number, (_, text) in enumerate(self.references, start=1)]
+        parts += [f"{number}. {markdown.escaped(text)}" for number, (_, text) in enumerate(self.references, start=1)]
         return "\n".join(parts) + "\n"
 
     @property
-    def latex(self) -> str:
+    def as_latex(self) -> str:
         r"""The section as LaTeX, with \cite for references.bib."""
         lines = ["% Needs references.bib: \\bibliographystyle{unsrt} \\bibliography{references}", r"\section*{Methods}"]
         for heading, text in self.marked:
             pieces = MARK.split(text)
-            pieces[::2] = [escaped(piece) for piece in pieces[::2]]
+            pieces[::2] = [latex.escaped(piece) for piece in pieces[::2]]
             pieces[1::2] = [rf"\cite{{{marks}}}" for marks in pieces[1::2]]
-            lines.append(rf"\paragraph{{{escaped(heading)}.}} {''.join(pieces)}".replace(" \\cite", "~\\cite"))
+            lines.append(rf"\paragraph{{{latex.escaped(heading)}.}} {''.join(pieces)}".replace(" \\cite", "~\\cite"))
         return "\n\n".join(lines) + "\n"
 
     @property
@@ -79,8 +80,8 @@ class MethodsText:
         return "\n".join(REFERENCES[key].bibtex for key in self.keys)
 
     def files(self) -> dict[str, str]:
-        """Files of report/data."""
-        return {"methods.md": self.markdown, "methods.tex": self.latex, "references.bib": self.bibtex}
+        """The section and its references as files."""
+        return {"methods.md": self.as_markdown, "methods.tex": self.as_latex, "references.bib": self.bibtex}
 
     def _numbers(self, marks: str) -> list[int]:
         return sorted(self.keys.index(key) + 1 for key in marks.split(","))
