@@ -153,7 +153,7 @@ class _Suite:
                 "methods": {self.name: self.options},
             }
         )
-        runner = Run(study, Path.cwd(), self.folder / name, [self.name], Display("quiet"))
+        runner = Run(study, Path.cwd(), self.folder / name, [self.name], Display("quiet"), report=False)
         outcome = runner.execute()
         if outcome.exit_code:
             raise _BrokenError("; ".join(failure["message"] for failure in runner.failures))

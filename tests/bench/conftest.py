@@ -40,10 +40,15 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def execute(tmp_path: Path) -> Execute:
-    """Run a small phantom study in this process (its arms in their own) and return the outcome and the run."""
+    """Run a small phantom study in this process (its arms in their own) and return the outcome and the run.
 
-    def run(arms: list[str], folder: str = "run", base: Path | None = None, **changes: Any) -> tuple[Outcome, Run]:
-        runner = Run(small_study(**changes), base or tmp_path, tmp_path / folder, arms, Display("quiet"))
+    The report is made where the test looks at its `page`.
+    """
+
+    def run(
+        arms: list[str], folder: str = "run", base: Path | None = None, page: bool = False, **changes: Any
+    ) -> tuple[Outcome, Run]:
+        runner = Run(small_study(**changes), base or tmp_path, tmp_path / folder, arms, Display("quiet"), page)
         return runner.execute(), runner
 
     return run

@@ -17,21 +17,6 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
 
-#: Brings every interactive figure into view and waits until it is drawn, then goes back to the top. A figure that is
-#: not drawn within five seconds is left; who looks for its marks will miss them.
-DRAW = """async () => {
-  const pause = ms => new Promise(done => setTimeout(done, ms));
-  for (const live of document.querySelectorAll('.plot .live')) {
-    if (!live.parentElement.checkVisibility()) continue;  // in a closed <details>
-    // Not scrollIntoView: from Chromium 150 on, the next Tab starts at what was scrolled to, which no reader asked for.
-    const box = live.parentElement.getBoundingClientRect();
-    scrollTo({top: scrollY + box.top + (box.height - innerHeight) / 2, behavior: 'instant'});
-    for (let k = 0; k < 250 && !(live.checkVisibility() && live.querySelector('svg, canvas')); k++) await pause(20);
-  }
-  await pause(150);  // layouts that follow the drawing's own size
-  scrollTo(0, 0);
-}"""
-
 
 def executable() -> str | None:
     """Path of the first Chromium on PATH, or None."""

@@ -13,7 +13,7 @@ from run_writer import Plan, RunWriter
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-#: What a name could try, were it ever taken for markup, for a script, for plotly's or for matplotlib's notation.
+#: What a name could try, were it ever taken for markup, for a script or for matplotlib's notation.
 HOSTILE = (
     "<img src=x onerror=obeyed=1>",
     "<script>obeyed=1</script>",
@@ -59,15 +59,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
-    """Opens a file: visit(path, width=1400, scheme="light", script=True, draw=True) -> Visit. The network is off.
-
-    `draw` walks past every figure, as a reader does: a page may draw its interactive figures when they come near.
-    """
-    from chromium import DRAW
-
+    """Opens a file: visit(path, width=1400, scheme="light", script=True) -> Visit. The network is off."""
     contexts: list[BrowserContext] = []
 
-    def opened(path: Path, width: int = 1400, scheme: Any = "light", script: bool = True, draw: bool = True) -> Visit:
+    def opened(path: Path, width: int = 1400, scheme: Any = "light", script: bool = True) -> Visit:
         context = browser.new_context(
             viewport={"width": width, "height": 800},
             color_scheme=scheme,
@@ -79,8 +74,6 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
         context.set_default_timeout(30_000)
         found = Visit(context.new_page())
         found.page.goto(path.as_uri())
-        if script and draw:
-            found.page.evaluate(DRAW)
         return found
 
     yield opened

@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from chromium import DRAW, started
+from chromium import started
 from playwright.sync_api import Browser, Page
 
 WIDTHS = (320, 768, 1400)
@@ -99,7 +99,7 @@ def _print(browser: Browser, report: Path, options: argparse.Namespace) -> None:
 
 
 def _opened(browser: Browser, report: Path, width: int, scheme: str, options: argparse.Namespace) -> Page:
-    """The report in a context of its own, its interactive figures drawn."""
+    """The report in a context of its own."""
     context = browser.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,
@@ -115,9 +115,6 @@ def _opened(browser: Browser, report: Path, width: int, scheme: str, options: ar
     page.goto(report.as_uri())
     if options.open:
         page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-    if not options.no_script:
-        page.evaluate(DRAW)
-    page.wait_for_timeout(200)  # plotly's responsive layout and the theme's colours settle in a frame or two
     return page
 
 

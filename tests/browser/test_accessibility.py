@@ -13,7 +13,7 @@ axe = pytest.importorskip("axe_playwright_python.base", reason="axe-playwright-p
 Visitor = Callable[..., Any]
 
 #: What a keyboard must reach: links, <summary>, controls, and regions that scroll.
-STOPS = "a[*|href], summary, button, input, select, textarea, [tabindex='0']"
+STOPS = "a[*|href]:not([tabindex='-1']), summary, button, input, select, textarea, [tabindex='0']"
 
 #: Where the focus is: which stop (-1: none), whether its outline can be seen, and whether something covers it.
 FOCUS = f"""() => {{

@@ -15,20 +15,11 @@ SEEN = """const seen = e => {
   return e.checkVisibility({visibilityProperty: true}) && box.width > 0 && box.height > 0 ? box : null;
 };"""
 
-#: Per interactive figure: how many marks of its data can be seen (plotly draws a trace's marks under .trace).
-MARKS = f"""() => {{ {SEEN}
-  return [...document.querySelectorAll('.plot .live')].map(live => {{
-    const marks = live.querySelectorAll('.trace path, .trace circle, .trace rect, .trace image, canvas');
-    return [live.id, [...marks].filter(seen).length];
-  }});
-}}"""
-
-#: Per static figure: its place in the page, whether it can be seen, and its drawing's width and height in pixels.
-STATIC = f"""() => {{ {SEEN}
-  return [...document.querySelectorAll('.plot .static, .plot .still')].map((figure, k) => {{
-    const drawing = figure.querySelector('svg, img');
-    const box = drawing && seen(drawing);
-    return [k, box ? box.width : 0, box ? box.height : 0];
+#: Per figure: the name that it is read by, and its drawing's width and height in pixels.
+FIGURES = f"""() => {{ {SEEN}
+  return [...document.querySelectorAll('.plot')].map(figure => {{
+    const box = seen(figure.querySelector('svg'));
+    return [figure.getAttribute('aria-label').split('.')[0], box ? box.width : 0, box ? box.height : 0];
   }});
 }}"""
 
@@ -72,18 +63,6 @@ SMALL = f"""least => {{ {SEEN}
   }}).filter(([, size]) => size < least);
 }}"""
 
-#: Texts of interactive figures that reach over the edge of their drawing, where they are cut.
-CUT = f"""() => {{ {SEEN}
-  return [...document.querySelectorAll('.plot .live')].filter(seen).flatMap(live => {{
-    const frame = live.getBoundingClientRect();
-    return [...live.querySelectorAll('svg text')].filter(seen).filter(text => {{
-      const box = text.getBoundingClientRect();
-      return box.left < frame.left - 1 || box.right > frame.right + 1
-        || box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
-    }}).map(text => live.id + ': ' + text.textContent);
-  }});
-}}"""
-
 #: Elements that stick out of the page to the right and do not scroll within a parent, for the failure's message.
 WIDE = """() => [...document.querySelectorAll('main *, nav *, header *')].filter(e => {
   if (e.getBoundingClientRect().right <= innerWidth + 1 || e.closest('svg')) return false;
@@ -105,63 +84,32 @@ def test_the_page_asks_for_nothing_and_says_nothing_on_the_console(visit: Visito
     assert found.errors == []
 
 
-@pytest.mark.parametrize("width", [320, 1400])
-def test_every_interactive_figure_shows_marks_and_hides_its_static_twin(
-    visit: Visitor, report: Path, width: int
-) -> None:
-    page = visit(report, width=width).page
-    marks = dict(page.evaluate(MARKS))
-    assert marks
-    assert {figure: count for figure, count in marks.items() if count == 0} == {}
-    assert page.locator(".plot .static").filter(visible=True).count() == 0
-    assert page.evaluate(CUT) == []
-
-
-def test_without_javascript_every_figure_and_table_is_there(visit: Visitor, report: Path) -> None:
-    page = visit(report, width=320, script=False).page
-    figures = page.evaluate(STATIC)
-    assert len(figures) >= page.locator(".plot").count() > 0
+@pytest.mark.parametrize("script", [True, False])
+def test_every_figure_and_table_is_there_on_a_phone(visit: Visitor, report: Path, script: bool) -> None:
+    page = visit(report, width=320, script=script).page
+    figures = page.evaluate(FIGURES)
+    assert len(figures) == page.locator("main figure:has(.plot)").count() > 0
     assert [figure for figure in figures if figure[1] < 200 or figure[2] < 80] == []
-    assert page.locator(".live").filter(visible=True).count() == 0
+    assert page.evaluate(SMALL, 9) == []
     tables = page.locator("main table")
     assert tables.count() == page.locator("main table:has(td)").count() > 0
     hidden = page.locator("main table:not(details table)").filter(visible=False)
     assert hidden.count() == 0
 
 
-def test_interactive_figures_tell_their_values_to_the_pointer(visit: Visitor, report: Path) -> None:
-    labels = hovered(visit(report).page)
-    assert labels
-    assert [figure for figure, texts in labels.items() if not "".join(texts).strip()] == []
-    assert any("PHA-0" in text for texts in labels.values() for text in texts)
-
-
-def hovered(page: Any) -> dict[str, list[str]]:
-    """The labels that appear while the pointer goes over each interactive figure's marks."""
-    labels = {}
-    for live in page.locator(".plot .live").filter(visible=True).all():
-        live.scroll_into_view_if_needed()
-        texts: list[str] = []
-        for x, y in live.evaluate(POINTS):
-            page.mouse.move(x, y, steps=3)
-            page.wait_for_timeout(120)  # plotly answers the pointer some frames later
-            texts += live.evaluate("e => [...e.querySelectorAll('.hoverlayer text')].map(text => text.textContent)")
-        page.mouse.move(1, 1)
-        labels[live.get_attribute("id")] = texts
-    return labels
-
-
-#: Middles of the first, a middle and the last of a figure's marks, in pixels of the window; where it has none but
-#: lines, three places along the first and the last of them.
-POINTS = """live => {
-  const some = list => [...new Set([0, Math.floor(list.length / 2), list.length - 1])].flatMap(k => list[k] || []);
-  const marks = some([...live.querySelectorAll('.points path.point')]).map(mark => mark.getBoundingClientRect());
-  if (marks.length) return marks.map(box => [box.x + box.width / 2, box.y + box.height / 2]);
-  return some([...live.querySelectorAll('.lines path.js-line')]).flatMap(line => [0.2, 0.5, 0.8].map(share => {
-    const place = line.getPointAtLength(share * line.getTotalLength()).matrixTransform(line.getScreenCTM());
-    return [place.x, place.y];
-  }));
-}"""
+def test_a_mark_names_its_case_stands_out_in_every_row_and_leads_to_its_page(visit: Visitor, report: Path) -> None:
+    page = visit(report).page
+    mark = page.locator(".plot a").first
+    name = mark.get_attribute("href") or ""
+    assert name.removeprefix("cases/").removesuffix(".html") in (mark.locator("title").text_content() or "")
+    mark.scroll_into_view_if_needed()
+    mark.hover(force=True)
+    same = page.evaluate("[...document.querySelectorAll('.plot a.same')].map(e => e.getAttribute('href'))")
+    assert set(same) == {name} and len(same) == 6
+    page.mouse.move(1, 1)
+    assert page.locator(".plot a.same").count() == 0
+    mark.click(force=True)
+    assert page.url.endswith(name)
 
 
 @pytest.mark.parametrize("width", [320, 768, 1400])
@@ -174,42 +122,15 @@ def test_the_page_never_scrolls_sideways(visit: Visitor, report: Path, width: in
         assert page.evaluate("document.scrollingElement.scrollWidth") <= width, page.evaluate(WIDE)
 
 
-def test_figures_follow_the_reader_into_the_dark(visit: Visitor, report: Path) -> None:
-    page = visit(report, scheme="light").page
-    ink = "() => getComputedStyle(document.querySelector('.live svg text')).fill"
-    before = page.evaluate(ink)
+def test_figures_follow_the_reader_into_the_dark_and_onto_paper(visit: Visitor, report: Path) -> None:
+    page = visit(report, width=720, scheme="light").page
+    assert page.locator(".plot svg text").filter(visible=True).count() > 0
     assert page.evaluate(PALE) == []
     page.emulate_media(color_scheme="dark")
-    page.wait_for_function(f"before => ({ink})() !== before", arg=before)
-    page.wait_for_timeout(300)  # the other figures follow the first
     assert page.evaluate(PALE) == []
-    assert [figure for figure, count in page.evaluate(MARKS) if count == 0] == []
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_static_figures_are_legible_on_the_readers_paper(visit: Visitor, report: Path, scheme: str) -> None:
-    page = visit(report, scheme=scheme, script=False).page
-    assert page.locator(".plot svg text").filter(visible=True).count() > 0
-    assert page.evaluate(PALE) == []
-
-
-@pytest.mark.parametrize("script", [True, False])
-def test_figures_can_be_read_on_a_phone(visit: Visitor, report: Path, script: bool) -> None:
-    page = visit(report, width=320, script=script).page
-    assert page.locator(".plot svg text").filter(visible=True).count() > 0
-    assert page.evaluate(SMALL, 9) == []
-
-
-@pytest.mark.parametrize("drawn", [True, False])
-def test_paper_gets_the_static_figures_in_black_on_white_and_no_contents(
-    visit: Visitor, report: Path, drawn: bool
-) -> None:
-    page = visit(report, width=720, scheme="dark", draw=drawn).page
     page.emulate_media(media="print", color_scheme="dark")
-    figures = page.evaluate(STATIC)
-    assert figures
+    figures = page.evaluate(FIGURES)
     assert [figure for figure in figures if figure[1] < 100 or figure[2] < 40] == []
-    assert page.locator(".live").filter(visible=True).count() == 0
     assert page.locator("nav").filter(visible=True).count() == 0
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.evaluate(PALE) == []
@@ -227,22 +148,16 @@ def test_every_link_to_a_file_finds_it(visit: Visitor, report: Path) -> None:
     assert sorted(name for name in files if not (report.parent / unquote(name)).is_file()) == []
 
 
-def test_ids_are_unique_once_everything_is_drawn(visit: Visitor, report: Path) -> None:
-    ids = visit(report).page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
-    assert sorted({name for name in ids if ids.count(name) > 1}) == []
-
-
 def test_names_are_shown_and_never_obeyed(visit: Visitor, hostile_report: Path) -> None:
     found = visit(hostile_report, width=320)
     page = found.page
     page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-    labels = hovered(page)
-    assert any("obeyed" in text for texts in labels.values() for text in texts)
+    assert any("obeyed" in text for text in page.locator(".plot a title").all_text_contents())
     assert page.evaluate("typeof obeyed") == "undefined"
     assert found.dialogs == []
     assert [url for url in found.requests if not url.startswith(("data:", "blob:"))] == [hostile_report.as_uri()]
     assert (found.console, found.errors) == ([], [])
-    assert page.locator("img[src=x], [onerror], [onload], main b, main script, .hoverlayer a").count() == 0
+    assert page.locator("img[src=x], [onerror], [onload], main b, main script").count() == 0
     assert page.evaluate(LINKS) == []
     assert "<img src=x onerror=obeyed=1>" in page.locator("main").inner_text().replace("\n", "")
     for width in (320, 1400):

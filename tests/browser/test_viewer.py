@@ -41,7 +41,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(cases: Path, visit: Open) -> Any:
-    found = visit(sorted(cases.iterdir())[0], draw=False)
+    found = visit(sorted(cases.iterdir())[0])
     settled(found.page)
     yield found.page
     assert found.errors == [] and found.console == []
@@ -206,7 +206,7 @@ def test_the_slider_and_the_strip_agree(opened: Any) -> None:
 
 def test_contours_lie_on_their_voxels_whatever_the_size_of_the_page(cases: Path, visit: Open) -> None:
     for width in (1400, 320):
-        page = visit(sorted(cases.iterdir())[0], width=width, draw=False).page
+        page = visit(sorted(cases.iterdir())[0], width=width).page
         settled(page)
         frame = page.locator(".v-frame").first.bounding_box()
         drawn = page.locator(".v-pane >> nth=0 >> path.reference").first.evaluate(
@@ -253,7 +253,7 @@ def test_the_section_of_the_report_switches_between_cases(cases: Path, visit: Op
     section = environment.get_template("viewer.html.j2").render(viewer=context, run=run, links={})
     path = cases.parent / "section.html"
     path.write_text(f"<!DOCTYPE html><title>t</title><style>{templating.styles()}</style><main>{section}</main>")
-    found = visit(path, draw=False)
+    found = visit(path)
     settled(found.page)
     before = pixels(found.page)
     picker = found.page.locator("#viewer-case")
@@ -268,7 +268,7 @@ def test_the_section_of_the_report_switches_between_cases(cases: Path, visit: Op
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(cases: Path, visit: Open, scheme: str) -> None:
-    page = visit(sorted(cases.iterdir())[0], scheme=scheme, draw=False).page
+    page = visit(sorted(cases.iterdir())[0], scheme=scheme).page
     settled(page)
     found = Axe().run(page).response["violations"]
     serious = [

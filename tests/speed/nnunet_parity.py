@@ -74,7 +74,13 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def bench(place: Path, run: Path) -> None:
-    command = [sys.executable, "-c", "from gtvbench.bench.cli import main; main()", "run", str(place / "study.yaml")]
+    command = [
+        sys.executable,
+        "-c",
+        "from gtvbench.bench.cli.main import main; main()",
+        "run",
+        str(place / "study.yaml"),
+    ]
     subprocess.run([*command, "--methods", "nnunet", "--out", str(run), "--log", "quiet"], check=True,
                    stdout=subprocess.DEVNULL)  # fmt: skip
 
@@ -157,7 +163,13 @@ def prepare(options: argparse.Namespace, place: Path, root: Path) -> None:
 
     record = study(options) | {"methods": {}}
     (place / "study.yaml").write_text(yaml.safe_dump(record))
-    command = [sys.executable, "-c", "from gtvbench.bench.cli import main; main()", "run", str(place / "study.yaml")]
+    command = [
+        sys.executable,
+        "-c",
+        "from gtvbench.bench.cli.main import main; main()",
+        "run",
+        str(place / "study.yaml"),
+    ]
     subprocess.run([*command, "--methods", "box-fill", "--out", str(place / "run"), "--log", "quiet"], check=True,
                    stdout=subprocess.DEVNULL)  # fmt: skip
     exported = export_nnunet(place / "run", place / "exported", 1)

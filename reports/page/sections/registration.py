@@ -15,7 +15,7 @@ from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.tables.table import Cell, Table, row_of
 from gtvbench.reports.text.numbers import counted, number, percent
 
-#: Rows on the page: those that gained least, and those that fold; all are in registration.csv.
+#: Rows on the page: those that gained least, and those that fold; all are in provenance.json.
 MOST_ROWS = 12
 #: Pictures on the page, and their size in bytes together; the others lie in the run folder.
 MOST_PICTURES, MOST_BYTES = 24, 1_500_000

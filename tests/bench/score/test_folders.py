@@ -1,0 +1,317 @@
+"""Masks from anywhere: matching, rows for what is missing or unusable, summary, real masks with published values."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from gtvbench.bench.core.errors import DataError, StoreError, StudyError
+from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.files import nifti
+from gtvbench.bench.score.folders import COLUMNS, FolderScores, match, problem_lines, score_folders, summary_rows
+
+DATA = Path(os.environ.get("GTVBENCH_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
+GRID = Grid((8, 16, 16), (3.0, 1.0, 1.0), (10.0, -5.0, 2.0))
+STRUCTURES = {"GTVp": 1, "GTVn": 2}
+
+
+def label(shift: int = 0, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Two blocks of labels 1 and 2 with a rough surface, which gzip cannot make small."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[2:5, 2 + shift : 8 + shift, 3:9] = 1
+    array[3:6, 10:14, 3:9] = 2
+    rough = np.random.default_rng(seed).random(GRID.shape) < 0.2
+    array[rough] = 0
+    return array
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """References a, b and c, and predictions of the same names."""
+    for case in "abc":
+        nifti.write_volume(label(), GRID, tmp_path / "references" / f"{case}.nii.gz")
+        nifti.write_volume(label(shift=1), GRID, tmp_path / "predictions" / f"{case}.nii.gz")
+    return tmp_path / "references", tmp_path / "predictions"
+
+
+def status(result: FolderScores, case: str) -> set[str]:
+    return set(result.scores.loc[result.scores["case"] == case, "status"])
+
+
+def reason(result: FolderScores, case: str) -> str:
+    (found,) = result.scores.loc[result.scores["case"] == case, "reason"].unique()
+    return str(found)
+
+
+# ---- the table and the summary
+
+
+def test_every_case_structure_and_metric_is_a_row(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    result = score_folders(*folders, STRUCTURES, 2.0, tmp_path / "out" / "scores.csv")
+    table = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert list(table.columns) == COLUMNS
+    assert len(table) == 3 * 2 * 8
+    assert set(table["status"]) == {"ok"}
+    assert set(table["scope"]) == {"volume"}
+    pd.testing.assert_series_equal(table["value"], result.scores["value"])
+
+
+def test_the_summary_lies_beside_the_table_and_says_how_it_was_made(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    result = score_folders(*folders, STRUCTURES, {"GTVn": 3.0}, tmp_path / "scores.csv")
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written == result.summary
+    definition = written["definition"]
+    assert (definition["tool"], definition["percentile"]) == ("surface-distance", 95.0)
+    assert definition["tolerance_mm"] == {"GTVp": 2.0, "GTVn": 3.0}
+    assert "diagonal" in definition["empty_policy"]
+    assert written["structures"]["GTVp"]["status"] == {"ok": 3}
+
+
+def test_the_summary_has_the_fields_of_nnunets(folders: tuple[Path, Path]) -> None:
+    summary = score_folders(*folders, STRUCTURES).summary
+    per_case = [entry["metrics"]["1"]["Dice"] for entry in summary["metric_per_case"]]
+    assert summary["mean"]["1"]["Dice"] == pytest.approx(np.mean(per_case))
+    both = [summary["mean"][value]["Dice"] for value in ("1", "2")]
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(np.mean(both))
+    assert Path(summary["metric_per_case"][0]["reference_file"]).name == "a.nii.gz"
+
+
+def test_the_terminal_table_has_a_column_for_each_structure(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "b.nii.gz").unlink()
+    summary = score_folders(*folders, STRUCTURES).summary
+    header, rows = summary_rows(summary)
+    assert header == ("", "GTVp", "GTVn")
+    found = {row[0].strip(): row[1:] for row in rows}
+    assert (found["ok"], found["missing_output"]) == (("2", "2"), ("1", "1"))
+    assert found["aggregated DSC"][0] == f"{summary['structures']['GTVp']['aggregated_dsc']:.4f}"
+    assert problem_lines(summary) == ["b: missing_output, no prediction has this name"]
+
+
+def test_a_folder_scored_against_itself_is_perfect(folders: tuple[Path, Path]) -> None:
+    result = score_folders(folders[0], folders[0], STRUCTURES)
+    wide = result.scores.pivot(index=["case", "structure"], columns="metric", values="value")
+    assert set(wide["dsc"]) == set(wide["nsd"]) == {1.0}
+    assert set(wide["hd95_mm"]) == set(wide["assd_mm"]) == {0.0}
+    assert result.summary["problems"] == []
+
+
+# ---- what is missing, extra or unusable
+
+
+def test_a_missing_prediction_is_a_row_with_its_penalty(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "b.nii.gz").unlink()
+    result = score_folders(*folders, STRUCTURES)
+    assert status(result, "b") == {"missing_output"}
+    values = result.scores[(result.scores["case"] == "b") & (result.scores["structure"] == "GTVp")]
+    found = dict(zip(values["metric"], values["value"], strict=True))
+    assert (found["dsc"], found["nsd"]) == (0.0, 0.0)
+    assert found["hd95_mm"] == found["assd_mm"] == pytest.approx(math.sqrt(24**2 + 16**2 + 16**2))
+    assert result.summary["structures"]["GTVp"]["present"] == 3
+
+
+def test_an_extra_prediction_is_a_row(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    nifti.write_volume(label(), GRID, folders[1] / "d.nii.gz")
+    result = score_folders(*folders, STRUCTURES, out=tmp_path / "scores.csv")
+    assert status(result, "d") == {"extra"}
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert table.loc[table["case"] == "d", "reason"].tolist() == ["d.nii.gz matches no reference"]
+    assert result.summary["problems"] == [{"case": "d", "status": "extra", "reason": "d.nii.gz matches no reference"}]
+    assert result.summary["structures"]["GTVp"]["cases"] == 3
+
+
+@pytest.mark.parametrize("kept", [10, 200, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd"])
+def test_a_truncated_prediction_is_a_row_with_the_reason(folders: tuple[Path, Path], suffix: str, kept: float) -> None:
+    path = folders[1] / f"b{suffix}"
+    (folders[1] / "b.nii.gz").unlink()
+    nifti.write_volume(label(), GRID, path, compress=suffix != ".nrrd")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept if kept > 1 else kept * len(whole))])
+    result = score_folders(*folders, STRUCTURES)
+    assert status(result, "b") == {"crashed"}
+    assert "truncated" in reason(result, "b") or "cannot be read" in reason(result, "b")
+    assert status(result, "a") == status(result, "c") == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (Grid((8, 16, 16), (3.0, 1.0, 1.1), GRID.origin), "spacing differs by up to 0.1"),
+        (Grid((8, 16, 16), GRID.spacing, (11.0, -6.0, 2.0)), "origin differs by up to 1"),
+        (Grid((8, 16, 16), GRID.spacing, GRID.origin, (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)), "direction differs"),
+    ],
+    ids=["spacing", "origin with opposite signs", "flipped"],
+)
+def test_a_prediction_on_another_grid_is_a_row_with_what_differs(
+    folders: tuple[Path, Path], changed: Grid, words: str
+) -> None:
+    nifti.write_volume(label(), changed, folders[1] / "b.nii.gz")
+    result = score_folders(*folders, STRUCTURES)
+    assert status(result, "b") == {"geometry_mismatch"}
+    assert words in reason(result, "b")
+
+
+def test_a_prediction_of_another_size_is_a_geometry_mismatch(folders: tuple[Path, Path]) -> None:
+    smaller = Grid((8, 16, 15), GRID.spacing, GRID.origin)
+    nifti.write_volume(label()[:, :, :15], smaller, folders[1] / "b.nii.gz")
+    result = score_folders(*folders, STRUCTURES)
+    assert status(result, "b") == {"geometry_mismatch"}
+    assert "size 8 x 16 x 15 against 8 x 16 x 16" in reason(result, "b")
+
+
+def test_unknown_labels_in_a_prediction_are_a_row(folders: tuple[Path, Path]) -> None:
+    odd = label().astype(np.int16)
+    odd[0, 0, 0] = 300
+    nifti.write_volume(odd, GRID, folders[1] / "b.nii.gz")
+    result = score_folders(*folders, STRUCTURES)
+    assert status(result, "b") == {"crashed"}
+    assert "label values [300] belong to no structure" in reason(result, "b")
+
+
+def test_unknown_labels_in_a_reference_are_an_error(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(DataError, match=r"label values \[2\] belong to no structure") as caught:
+        score_folders(*folders, {"GTVp": 1})
+    assert caught.value.case == "a"
+    assert caught.value.file == str(folders[0] / "a.nii.gz")
+
+
+def test_a_truncated_reference_is_an_error_with_case_and_file(folders: tuple[Path, Path]) -> None:
+    path = folders[0] / "c.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        score_folders(*folders, STRUCTURES)
+    assert (caught.value.case, caught.value.file) == ("c", str(path))
+
+
+def test_label_maps_of_floats_are_read_where_they_hold_whole_numbers(folders: tuple[Path, Path]) -> None:
+    nifti.write_volume(label(shift=1).astype(np.float32), GRID, folders[1] / "a.nii.gz")
+    nifti.write_volume(label().astype(np.float32) * 0.5, GRID, folders[1] / "b.nii.gz")
+    result = score_folders(*folders, STRUCTURES)
+    assert (status(result, "a"), status(result, "b")) == ({"ok"}, {"crashed"})
+    assert reason(result, "b") == "the label values are not whole numbers"
+
+
+# ---- matching
+
+
+def test_formats_may_differ_between_the_folders(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "a.nii.gz").unlink()
+    nifti.write_volume(label(), GRID, folders[1] / "a.nrrd")
+    assert status(score_folders(*folders, STRUCTURES), "a") == {"ok"}
+
+
+def paths(*names: str) -> dict[str, Path]:
+    return {name: Path(f"{name}.nii.gz") for name in names}
+
+
+def test_one_affix_is_overlooked_where_it_leaves_no_doubt() -> None:
+    found = match(["77", "78_gt", "79"], paths("77_pred", "seg-78", "79"))
+    assert found == {"77": Path("77_pred.nii.gz"), "78_gt": Path("seg-78.nii.gz"), "79": Path("79.nii.gz")}
+
+
+def test_an_equal_name_goes_before_an_affix() -> None:
+    assert match(["77", "77_seg"], paths("77_seg", "77_pred")) == {
+        "77_seg": Path("77_seg.nii.gz"),
+        "77": Path("77_pred.nii.gz"),
+    }
+
+
+def test_two_files_that_could_be_one_case_are_no_match(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "a.nii.gz").rename(folders[1] / "a_pred.nii.gz")
+    nifti.write_volume(label(), GRID, folders[1] / "a_seg.nii.gz")
+    result = score_folders(*folders, STRUCTURES)
+    assert status(result, "a") == {"missing_output"}
+    assert reason(result, "a_pred") == "a_pred.nii.gz matches no reference (nor could it be told from a_seg.nii.gz)"
+
+
+def test_other_files_are_passed_over(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "dataset.json").write_text("{}")
+    (folders[1] / "._a.nii.gz").write_text("a file manager's")
+    assert score_folders(*folders, STRUCTURES).summary["problems"] == []
+
+
+def test_two_files_of_one_name_are_an_error(folders: tuple[Path, Path]) -> None:
+    nifti.write_volume(label(), GRID, folders[1] / "a.nrrd")
+    with pytest.raises(DataError, match=r"two files are called 'a': a\.nii\.gz and a\.nrrd"):
+        score_folders(*folders, STRUCTURES)
+
+
+# ---- arguments
+
+
+def test_a_folder_that_does_not_exist_is_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the folder does not exist"):
+        score_folders(folders[0], tmp_path / "nowhere", STRUCTURES)
+
+
+def test_a_folder_without_references_is_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="the folder of references holds no image"):
+        score_folders(tmp_path / "bare", folders[1], STRUCTURES)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+def test_a_tolerance_is_a_length(folders: tuple[Path, Path], tolerance: float) -> None:
+    with pytest.raises(StudyError, match="the tolerance of 'GTVp' is"):
+        score_folders(*folders, STRUCTURES, tolerance)
+
+
+def test_a_tolerance_for_an_unknown_structure_is_an_error(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(StudyError, match="unknown structures: GTVx"):
+        score_folders(*folders, STRUCTURES, {"GTVx": 1.0})
+
+
+def test_results_that_cannot_be_written_are_an_error(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError):
+        score_folders(*folders, STRUCTURES, out=tmp_path / "file" / "scores.csv")
+
+
+# ---- whole files
+
+
+# ---- real masks
+
+
+@pytest.fixture(scope="module")
+def published() -> tuple[FolderScores, dict[str, Any]]:
+    folder = DATA / "hntsmrg_masks"
+    if not folder.is_dir():
+        pytest.skip(f"no real masks in {DATA} (GTVBENCH_TEST_DATA)")
+    expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
+    return score_folders(folder / "reference", folder / "prediction", STRUCTURES), expected
+
+
+def test_the_published_aggregated_dsc_is_reproduced(published: tuple[FolderScores, dict[str, Any]]) -> None:
+    result, expected = published
+    found = {name: part["aggregated_dsc"] for name, part in result.summary["structures"].items()}
+    assert found == pytest.approx(expected["aggregated_dsc_of_these_cases"], abs=1e-9, rel=0)
+
+
+def test_the_published_dsc_of_every_pair_with_a_reference_is_reproduced(
+    published: tuple[FolderScores, dict[str, Any]],
+) -> None:
+    result, expected = published
+    wide = result.scores.pivot(index=["case", "structure"], columns="metric", values="value")
+    compared = 0
+    for patient in expected["per_patient"]:
+        for number, name in enumerate(STRUCTURES, start=1):
+            found = wide.loc[(patient["PatientID"], name)]
+            assert found["tp_mm3"] == pytest.approx(patient[f"TP{number}"], abs=1e-6)
+            assert found["reference_volume_ml"] == pytest.approx(patient[f"vol_gt{number}"] / 1000, abs=1e-9)
+            total = found["reference_volume_ml"] + found["volume_ml"]
+            assert total == pytest.approx(patient[f"vol_sum{number}"] / 1000, abs=1e-9)
+            if patient[f"vol_gt{number}"] > 0:
+                assert found["dsc"] == pytest.approx(patient[f"DSC{number}"], abs=1e-9, rel=0)
+                compared += 1
+            else:
+                assert math.isnan(found["dsc"])
+    assert compared == 12
