@@ -116,8 +116,3 @@ def read_nnunet_splits(path: Path, fold: int, patients: Iterable[str]) -> Split:
     known = set(patients)
     test = sorted(known - set(train) - set(validation))
     return split_by_lists(known, {"train": train, "validation": validation, "test": test})
-
-
-def write_nnunet_splits(split: Split, path: Path) -> None:
-    """Write train and validation as the only fold of an nnU-Net `splits_final.json` (test cases are not in it)."""
-    path.write_text(json.dumps([{"train": list(split.train), "val": list(split.validation)}], indent=2) + "\n")

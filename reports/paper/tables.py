@@ -78,16 +78,6 @@ def latex_file(tables: Sequence[Table]) -> str:
     return _NEEDS + "\n".join(as_latex(table) for table in tables)
 
 
-def latex_document(tables: Sequence[Table]) -> str:
-    """A whole document of the tables, to look at them."""
-    packages = "\n".join(f"\\usepackage{{{name}}}" for name in PACKAGES)
-    body = "\n".join(as_latex(table) for table in tables)
-    return (
-        f"\\documentclass[a4paper]{{article}}\n\\usepackage[margin=25mm]{{geometry}}\n{packages}\n"
-        f"\\begin{{document}}\n{body}\n\\clearpage\n\\end{{document}}\n"
-    )
-
-
 def as_latex(table: Table) -> str:
     r"""A table as LaTeX: booktabs rules, group heads over their columns, caption, and the label tab:<id>.
 

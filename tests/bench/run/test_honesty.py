@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from phantom_files import oblique, write_folder
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.geometry import Reorientation
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.datasets.phantom.files import oblique, write_folder
 from gtvbench.datasets.phantom.source import Phantom
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)

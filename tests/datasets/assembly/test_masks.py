@@ -3,12 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from phantom_files import write_folder
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files.nifti import write_volume
-from gtvbench.datasets.phantom.files import write_folder
 from gtvbench.datasets.sources.folders import Folders
 
 Open = Callable[..., Folders]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from phantom_files import all_reorientations, oblique, write_folder
 from pydantic import ValidationError
 
 from gtvbench.bench.core.cases import SourceCase
@@ -18,7 +19,6 @@ from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.files.nifti import read_volume, to_image, write_volume
 from gtvbench.datasets.assembly.checks import partial_coverage
 from gtvbench.datasets.assembly.resample import image_to_grid, labels_to_grid
-from gtvbench.datasets.phantom.files import all_reorientations, oblique, write_folder
 from gtvbench.datasets.phantom.source import Phantom
 from gtvbench.datasets.sources.folders import Folders, FoldersOptions
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from phantom_files import write_nnunet
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.structures import Structure, structures_from
-from gtvbench.datasets.phantom.files import write_nnunet
 from gtvbench.datasets.sources.nnunet_raw import NnunetRaw, NnunetRawOptions
 
 Dataset = tuple[Path, SourceCase]
