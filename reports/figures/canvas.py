@@ -56,8 +56,7 @@ class Canvas(Figure):
         **style: Any,
     ) -> None:
         """Draw one mark a case at points (x, y), all finite; see Axes.plot for the style."""
-        if not points:
-            return
         name = f"marks-{len(self.marks)}"
         axes.plot([x for x, _ in points], [y for _, y in points], linestyle="none", clip_on=False, gid=name, **style)
-        self.marks[name] = [Mark(said, case_link(case)) for said, case in zip(words, cases, strict=True)]
+        if points:  # without any, the line is there for its label in the legend
+            self.marks[name] = [Mark(said, case_link(case)) for said, case in zip(words, cases, strict=True)]

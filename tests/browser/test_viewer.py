@@ -250,7 +250,7 @@ def test_the_section_of_the_report_switches_between_cases(cases: Path, visit: Op
     run = read_run(cases.parent / "run")
     context = viewer.viewer_section(run, tables.wide_scores(run.scores))
     environment = templating.environment()
-    section = environment.get_template("viewer.html.j2").render(viewer=context, run=run, links={})
+    section = environment.get_template("viewer.html.j2").render(viewer=context, run=run)
     path = cases.parent / "section.html"
     path.write_text(f"<!DOCTYPE html><title>t</title><style>{templating.styles()}</style><main>{section}</main>")
     found = visit(path)

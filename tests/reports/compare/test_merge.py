@@ -266,11 +266,12 @@ def hostile(writer: Any) -> None:
     "change", [equal, all_failed, absent, not_finite, one_patient, one_arm, unscored, hostile], ids=lambda c: c.__name__
 )
 def test_runs_at_the_edge_are_rendered_together(lab: Lab, change: Callable[[Any], None]) -> None:
-    text, data = page.render(merged(lab("lab-a", BOXES, change), lab("lab-b", BOXES, change)))
+    run = merged(lab("lab-a", BOXES, change), lab("lab-b", BOXES, change))
+    text, statistics = page.render(run, wide_scores(run.scores))
     assert text.rstrip().endswith("</html>")
     assert "alert(1)</script>" not in text
     assert "\u202e" not in text
-    assert json.loads(data["stats.json"])["schema"] >= 1
+    assert json.loads(statistics)["schema"] >= 1
 
 
 def test_merging_does_not_depend_on_the_order_of_rows(lab: Lab) -> None:

@@ -146,6 +146,6 @@ def test_long_names_are_cut_in_the_middle_and_wide_letters_count_twice() -> None
 
 def test_the_figure_is_360_units_wide_and_the_same_on_every_call(new_run: Callable[..., Any], tmp_path: Path) -> None:
     found = _flow(new_run(), tmp_path)
-    drawn = vector.draw(lambda: draw_flow(found))
-    assert b'viewBox="0 0 360 ' in drawn.svg
-    assert drawn == vector.draw(lambda: draw_flow(found))
+    drawn = vector.inline(lambda: draw_flow(found), "flow")
+    assert 'viewBox="0 0 360 ' in drawn
+    assert drawn == vector.inline(lambda: draw_flow(found), "flow")

@@ -57,7 +57,7 @@ def test_images_that_fold_come_first_then_those_that_gained_least(run_folder: Pa
 def rows(page: str) -> list[list[str]]:
     """Case and modality of each row of the table."""
     table = page[page.index('<table id="registration"') :]
-    table = table[: table.index("</table>")].replace("<wbr>", "")
+    table = table[: table.index("</table>")].replace("<wbr>", "").replace("<bdi>", "").replace("</bdi>", "")
     found = re.findall(r'<th scope="row">(.*?)</th>\s*<td[^>]*>(.*?)</td>', table, re.DOTALL)
     return [list(row) for row in found]
 

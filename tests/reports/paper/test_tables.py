@@ -34,7 +34,7 @@ HOSTILE = (
 
 def _table(*texts: str) -> Table:
     rows = tuple((Cell(text, wordy=True), Cell("0.812", strong=True), Cell("\u22120.5")) for text in texts)
-    return Table("t-0", "Caption", ("Arm", "DSC mean", "other"), rows, (("", 1), ("Both", 2)), "x.csv")
+    return Table("t-0", "Caption", ("Arm", "DSC mean", "other"), rows, (("", 1), ("Both", 2)))
 
 
 def _all(run: Run) -> list[Table]:

@@ -23,7 +23,7 @@ NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 
 def section_html(run: Run, context: dict[str, Any]) -> str:
     template = templating.environment().get_template("viewer.html.j2")
-    return template.render(viewer=context, run=run, links={})
+    return template.render(viewer=context, run=run)
 
 
 def data_of(html: str) -> dict[str, Any]:
