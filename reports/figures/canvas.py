@@ -56,7 +56,7 @@ class Canvas(Figure):
         **style: Any,
     ) -> None:
         """Draw one mark a case at points (x, y), all finite; see Axes.plot for the style."""
-        name = f"marks-{len(self.marks)}"
+        name = f"marks-{len(self.marks)}" if points else None  # without any, the line stands for the legend's sake
         axes.plot([x for x, _ in points], [y for _, y in points], linestyle="none", clip_on=False, gid=name, **style)
-        if points:  # without any, the line is there for its label in the legend
+        if name is not None:
             self.marks[name] = [Mark(said, case_link(case)) for said, case in zip(words, cases, strict=True)]
