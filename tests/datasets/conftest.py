@@ -10,7 +10,7 @@ import pytest
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import Structure, structures_from
 from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
-from gtvbench.datasets.sources.folders import Folders, FoldersOptions
+from gtvbench.datasets.sources.files import Files, FilesOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -38,17 +38,17 @@ def small_case(make_phantom: Callable[..., Phantom]) -> SourceCase:
 
 
 @pytest.fixture
-def open_folders(structures: tuple[Structure, ...]) -> Callable[..., Folders]:
-    """Folders on what `write_folder` wrote; options override."""
+def open_folders(structures: tuple[Structure, ...]) -> Callable[..., Files]:
+    """Files on what `write_folder` wrote; options override."""
 
-    def open_(root: Path, **options: Any) -> Folders:
+    def open_(root: Path, **options: Any) -> Files:
         settings: dict[str, Any] = {
             "path": ".",
             "images": {m: f"{m}.nii.gz" for m in ("CT", "PET", "T1w", "T2w")},
             "masks": [{"file": "label.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
         }
         named = {name.replace("_", "-"): value for name, value in options.items()}
-        return Folders(FoldersOptions.model_validate(settings | named), root, structures, 0)
+        return Files(FilesOptions.model_validate(settings | named), root, structures, 0)
 
     return open_
 

@@ -9,9 +9,9 @@ from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files.nifti import write_volume
-from gtvbench.datasets.sources.folders import Folders
+from gtvbench.datasets.sources.files import Files
 
-Open = Callable[..., Folders]
+Open = Callable[..., Files]
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def place(tmp_path: Path, small_case: SourceCase) -> Path:
     return write_folder(small_case, tmp_path)
 
 
-def _label(source: Folders) -> SourceCase:
+def _label(source: Files) -> SourceCase:
     return source.read(source.entries()[0])
 
 

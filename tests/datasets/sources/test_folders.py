@@ -20,13 +20,13 @@ from gtvbench.bench.files.nifti import read_volume, to_image, write_volume
 from gtvbench.datasets.assembly.checks import partial_coverage
 from gtvbench.datasets.assembly.resample import image_to_grid, labels_to_grid
 from gtvbench.datasets.phantom.source import Phantom
-from gtvbench.datasets.sources.folders import Folders, FoldersOptions
+from gtvbench.datasets.sources.files import Files, FilesOptions
 
-Open = Callable[..., Folders]
+Open = Callable[..., Files]
 SLOPING = (0.96, -0.28, 0.0, 0.28, 0.96, 0.0, 0.0, 0.0, 1.0)
 
 
-def _read(source: Folders, name: str | None = None) -> SourceCase:
+def _read(source: Files, name: str | None = None) -> SourceCase:
     entry = next(e for e in source.entries() if name in (None, e.name))
     return source.read(entry)
 
@@ -149,13 +149,13 @@ def test_a_modality_absent_from_the_whole_cohort_is_dropped_with_a_note(
     (place / "T2w.nii.gz").unlink()
     source = open_folders(tmp_path)
     assert source.modalities() == ("CT", "PET", "T1w")
-    assert any("no patient has a T2w image" in note for note in _read(source).notes)
+    assert any("no case has a T2w image" in note for note in _read(source).notes)
 
 
 def test_several_files_for_one_image_are_refused(tmp_path: Path, small_case: SourceCase, open_folders: Open) -> None:
     place = write_folder(small_case, tmp_path)
     shutil.copy(place / "CT.nii.gz", place / "CT_2.nii.gz")
-    with pytest.raises(DataError, match=r"2 files match the pattern of CT") as caught:
+    with pytest.raises(DataError, match=r"2 files match the pattern of the CT image") as caught:
         _read(open_folders(tmp_path, images={"CT": "CT*.nii.gz"}))
     assert caught.value.case == small_case.name
 
@@ -329,14 +329,14 @@ def test_masks_that_disagree_between_modalities_are_found(
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused(change: dict[str, Any]) -> None:
     options = {"path": ".", "images": {"CT": "CT.nii.gz"}, "masks": [{"file": "label.nii.gz"}]}
-    FoldersOptions.model_validate(options)
+    FilesOptions.model_validate(options)
     with pytest.raises(ValidationError):
-        FoldersOptions.model_validate(options | change)
+        FilesOptions.model_validate(options | change)
 
 
 def test_a_mask_of_an_unknown_structure_is_refused(tmp_path: Path, structures: tuple[Structure, ...]) -> None:
-    options = FoldersOptions.model_validate(
+    options = FilesOptions.model_validate(
         {"path": ".", "images": {"CT": "CT.nii.gz"}, "masks": [{"file": "label.nii.gz", "structure": "GTVp"}]}
     )
     with pytest.raises(StudyError, match="'GTVp', which the study does not have"):
-        Folders(options, tmp_path, structures, 0)
+        Files(options, tmp_path, structures, 0)

@@ -10,7 +10,7 @@ import pytest
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.datasets.assembly.checks import case_findings, cohort_findings, facts_of
-from gtvbench.datasets.sources.folders import Folders, FoldersOptions
+from gtvbench.datasets.sources.files import Files, FilesOptions
 
 SARCOMA: dict[str, Any] = {
     "path": "sts",
@@ -22,18 +22,18 @@ SARCOMA: dict[str, Any] = {
 GTV = structures_from({"GTV": 1})
 
 
-def _open(data: Path, **changes: Any) -> Folders:
-    return Folders(FoldersOptions.model_validate(SARCOMA | changes), data, GTV, 0)
+def _open(data: Path, **changes: Any) -> Files:
+    return Files(FilesOptions.model_validate(SARCOMA | changes), data, GTV, 0)
 
 
 @pytest.fixture(scope="module")
-def sarcoma(data: Path) -> tuple[Folders, list[SourceCase]]:
+def sarcoma(data: Path) -> tuple[Files, list[SourceCase]]:
     source = _open(data)
     return source, [source.read(entry) for entry in source.entries()]
 
 
 def test_all_sarcoma_patients_are_read_as_their_index_describes_them(
-    sarcoma: tuple[Folders, list[SourceCase]], data: Path
+    sarcoma: tuple[Files, list[SourceCase]], data: Path
 ) -> None:
     source, cases = sarcoma
     index = json.loads((data / "sts" / "index.json").read_text())
@@ -48,14 +48,14 @@ def test_all_sarcoma_patients_are_read_as_their_index_describes_them(
         assert case_findings(case, GTV, source.modalities()) == []
 
 
-def test_the_share_that_mr_covers_is_told(sarcoma: tuple[Folders, list[SourceCase]]) -> None:
+def test_the_share_that_mr_covers_is_told(sarcoma: tuple[Files, list[SourceCase]]) -> None:
     shares = [case.coverage["T1w"] for case in sarcoma[1]]
     assert 0.15 < min(shares) < 0.2
     assert 0.9 < max(shares) < 0.95
 
 
 def test_the_patient_whose_masks_disagree_between_modalities_is_found_and_no_other(
-    sarcoma: tuple[Folders, list[SourceCase]],
+    sarcoma: tuple[Files, list[SourceCase]],
 ) -> None:
     source, cases = sarcoma
     found = {e.name: source.findings(e, c) for e, c in zip(source.entries(), cases, strict=True)}
@@ -64,7 +64,7 @@ def test_the_patient_whose_masks_disagree_between_modalities_is_found_and_no_oth
 
 
 def test_the_grid_gives_the_tumour_away_until_it_is_re_cropped(
-    sarcoma: tuple[Folders, list[SourceCase]], data: Path
+    sarcoma: tuple[Files, list[SourceCase]], data: Path
 ) -> None:
     _, cases = sarcoma
     whole = [f.message for f in cohort_findings([facts_of(case) for case in cases])]
@@ -88,7 +88,7 @@ def test_head_and_neck_planning_cts_are_read(data: Path) -> None:
         "masks": [{"file": "ptv.nii.gz", "labels": {1: "PTV70", 2: "PTV63", 3: "PTV56"}}],
     }
     structures = structures_from({"PTV70": 1, "PTV63": 2, "PTV56": 3})
-    source = Folders(FoldersOptions.model_validate(options), data, structures, 0)
+    source = Files(FilesOptions.model_validate(options), data, structures, 0)
     entries = source.entries()
     assert len(entries) == 80
     index = {row["patient"]: row for row in json.loads((data / "openkbp" / "index.json").read_text())}
