@@ -136,7 +136,7 @@ def test_label_values_that_the_layout_does_not_have_are_an_error_of_the_check(
 
 def test_hecktor_2025_is_one_folder_a_patient_below_its_task(init: Callable[..., Made], tmp_path: Path) -> None:
     made = init("hecktor2025", trees.hecktor2025(tmp_path / "hecktor2025_training", HECKTOR))
-    assert made.study.dataset["source"] == "folders"
+    assert made.study.dataset["source"] == "files"
     assert made.study.dataset["path"] == "hecktor2025_training/Task 1"
     assert made.ready().patients == 5
     np.testing.assert_array_equal(made.case("MDA-019").images["PET"], trees.volume(4, "PET"))
@@ -320,7 +320,7 @@ def test_openkbp_as_csv_gives_the_cases_of_the_nifti_layout_voxel_for_voxel(
     for variant in ("targets", "organs"):
         csv, nifti = (init("openkbp", root, variant) for root in roots)
         assert csv.study.dataset["source"] == "openkbp-csv"
-        assert nifti.study.dataset["source"] == "folders"
+        assert nifti.study.dataset["source"] == "files"
         one, other = csv.cohort, nifti.cohort
         assert one.split == other.split
         assert one.split.test == tuple(chosen["val"])
