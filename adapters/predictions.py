@@ -11,7 +11,6 @@ from pydantic import Field
 from gtvbench.adapters.base import LabelMap, Needs, Options, VolumeMethod
 from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.errors import DataError
-from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import check_labels
 
@@ -45,7 +44,7 @@ class Predictions(VolumeMethod):
         options = self.context.options
         (path,) = self.input_files(options, self.context.base, images.case)
         mask = read_volume(path, images.case)
-        differences = mask.grid.differences(Grid.from_dict(images.meta["original"]))
+        differences = mask.grid.differences(images.original)
         if differences:
             raise DataError(
                 f"the mask does not lie on the reference grid: {'; '.join(differences)}",
@@ -63,6 +62,4 @@ class Predictions(VolumeMethod):
                 mapped[array == value] = values[name]
             array = mapped
         check_labels(array, self.context.structures, images.case, str(path))
-        axes, flips = images.meta["reorientation"]["axes"], images.meta["reorientation"]["flips"]
-        turned = Reorientation((axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2]))
-        return np.ascontiguousarray(turned.apply(array).astype(np.uint8))
+        return images.from_original(array.astype(np.uint8))

@@ -95,6 +95,24 @@ class Images:
         return Grid.from_dict(self.meta["grid"])
 
     @property
+    def original(self) -> Grid:
+        """The grid of the reference's file, in whatever orientation that is."""
+        return Grid.from_dict(self.meta["original"])
+
+    def to_original(self, volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A volume on `grid`, turned onto `original`; contiguous."""
+        return np.ascontiguousarray(self._turn.undo(volume))
+
+    def from_original(self, volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A volume on `original`, turned onto `grid`; contiguous."""
+        return np.ascontiguousarray(self._turn.apply(volume))
+
+    @property
+    def _turn(self) -> Reorientation:
+        (a, b, c), (d, e, f) = self.meta["reorientation"]["axes"], self.meta["reorientation"]["flips"]
+        return Reorientation((a, b, c), (d, e, f))
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities of this case, in the order of MODALITIES."""
         return tuple(m for m in MODALITIES if m in self.meta["modalities"])

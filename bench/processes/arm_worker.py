@@ -24,7 +24,6 @@ import numpy as np
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.errors import BenchError, DigestError
-from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.core.timing import StageClock
@@ -217,10 +216,8 @@ def _publish(found: Any, job: dict[str, Any], item: dict[str, Any], store: Store
     arm, case = job["arm"]["name"], item["case"]
     images = _images(store, case)
     label = _checked_label(found, images, job["structures"], arm)
-    turn = images.meta["reorientation"]
-    original = Reorientation(tuple(turn["axes"]), tuple(turn["flips"])).undo(label)
     path = store.prediction(arm, case)
-    nifti.write_volume(np.ascontiguousarray(original), Grid.from_dict(images.meta["original"]), path)
+    nifti.write_volume(images.to_original(label), images.original, path)
     facts = {"digests": item["digests"], "sha256": digest_file(path), "timing": timing}
     store.finish(f"predict/{arm}/{case}", item["key"], [path], facts)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from gtvbench.bench.core.cases import gathered_notes
+from gtvbench.bench.core.cases import Images, gathered_notes
 from gtvbench.bench.core.digest import digest_file, digest_json
 from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS, DataError, DigestError
-from gtvbench.bench.core.geometry import Grid, Reorientation
+from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.core.split import SUBSETS
 from gtvbench.bench.files import nifti, provenance
@@ -351,12 +351,11 @@ class Run:
                 remedy="remove it and run again: it will be predicted anew",
             )
         volume = nifti.read_volume(path, case)
-        meta = self.prepared[case].meta
-        differences = volume.grid.differences(Grid.from_dict(meta["original"]))
+        images = Images(case, self.store.case_folder(case))
+        differences = volume.grid.differences(images.original)
         if differences:
             raise DataError(f"the prediction left the reference grid: {'; '.join(differences)}", case=case, file=path)
-        axes, flips = meta["reorientation"]["axes"], meta["reorientation"]["flips"]
-        return np.ascontiguousarray(Reorientation(tuple(axes), tuple(flips)).apply(volume.array))
+        return images.from_original(volume.array)
 
     def _score_rows(self, prediction: Any, case: str, status: str | None) -> list[dict[str, Any]]:
         reference = np.load(self.store.reference(case), mmap_mode="r")
