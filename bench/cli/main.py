@@ -12,9 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtvbench.bench.cli import export as cli_export
-from gtvbench.bench.cli import init as cli_data
-from gtvbench.bench.cli import privacy as cli_privacy
-from gtvbench.bench.cli import scan as cli_scan
+from gtvbench.bench.cli import init, privacy, scan
 from gtvbench.bench.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_STEPS,
@@ -30,10 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark tumour segmenters: same patients, split, fusion and prompts; scores, timing and a report.",
 )
-app.command()(cli_data.init)
-app.command()(cli_scan.scan)
+app.command()(init.init)
+app.command()(scan.scan)
 app.add_typer(cli_export.export, name="export")
-app.command()(cli_privacy.privacy)
+app.command()(privacy.privacy)
 _out = Console(soft_wrap=True)
 _err = Console(stderr=True, soft_wrap=True)
 

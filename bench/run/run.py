@@ -27,7 +27,7 @@ from gtvbench.bench.prepare.crew_worker import Task
 from gtvbench.bench.privacy.policy import Privacy, shareable_study
 from gtvbench.bench.privacy.private import write_private
 from gtvbench.bench.processes.local import Event, run_arm
-from gtvbench.bench.run import tables as results
+from gtvbench.bench.run import tables
 from gtvbench.bench.run.picture_steps import PictureSteps
 from gtvbench.bench.score.cases import definition, score_case
 from gtvbench.bench.study import registry
@@ -82,7 +82,7 @@ class Run:
             self._prepare()
             # As planned, by patient, and the cases of it that cannot be used.
             split = {**self.cohort.split.as_dict(), "left_out": self.left_out_by_subset}
-            results.write_json(split, self.folder / "split.json")
+            tables.write_json(split, self.folder / "split.json")
             self._draw_prompts()
             self._draw_pictures()
             rows, records = [], []
@@ -91,10 +91,10 @@ class Run:
                 rows += arm_rows
                 records.append(record)
             self.computed["pictures"] = self.pictures.computed if self.pictures is not None else 0
-            results.write_scores(self.store, rows)
-            results.write_json(self.privacy.arms(records), self.folder / "arms.json")
-            results.write_json(self.privacy.failures(self.failures), self.folder / "failures.json")
-            results.write_json(self._provenance(), self.folder / "provenance.json")
+            tables.write_scores(self.store, rows)
+            tables.write_json(self.privacy.arms(records), self.folder / "arms.json")
+            tables.write_json(self.privacy.failures(self.failures), self.folder / "failures.json")
+            tables.write_json(self._provenance(), self.folder / "provenance.json")
             report = self._report() if self.report else None
         finally:
             self.store.close()
@@ -157,7 +157,7 @@ class Run:
             name: prompts_of(self.store, prepared, *options) for name, prepared in self.prepared.items()
         }
         rows = [row for prompts in self.prompts.values() for row in prompts.rows()]
-        results.write_prompts(self.store, rows)
+        tables.write_prompts(self.store, rows)
 
     def _draw_pictures(self) -> None:
         self.pictures: PictureSteps | None = None
@@ -178,7 +178,7 @@ class Run:
     def _run_arm(self, arm: Arm, lock: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         if arm.skip is not None:
             LOGGER.warning("%s is skipped: %s", arm.name, arm.skip)
-            return [], results.arm_record(self.store, arm, "skipped", arm.skip, None)
+            return [], tables.arm_record(self.store, arm, "skipped", arm.skip, None)
         fit_key = self._fit_key(arm) if arm.trains else None
         items = {case: self._item(arm, case, fit_key) for case in self.cohort.cases("test")}
         missing = [i for i in items.values() if self.store.record(f"predict/{arm.name}/{i['case']}", i["key"]) is None]
@@ -192,11 +192,11 @@ class Run:
             if record is not None:
                 records[case] = record
             rows += self._score(arm, case, item, record, status.get(case, "missing_output"))
-        results.write_timing(self.store, arm.name, records)
+        tables.write_timing(self.store, arm.name, records)
         fit = self.store.record(f"fit/{arm.name}", fit_key) if fit_key else None
         failed = len(items) - len(records)
         reason = f"{failed} of {len(items)} cases have no prediction" if failed else None
-        return rows, results.arm_record(self.store, arm, "failed" if failed else "complete", reason, fit)
+        return rows, tables.arm_record(self.store, arm, "failed" if failed else "complete", reason, fit)
 
     def _fit_key(self, arm: Arm) -> str:
         data = {
@@ -292,7 +292,7 @@ class Run:
             self._fail("fit" if arm.trains else "load", arm.name, None, "crashed", event)
         elif kind == "done":
             facts = {name: event[name] for name in ("peak_host_bytes", "peak_device_bytes", "device")}
-            results.write_json(facts, self.store.arm_folder(arm.name) / "process.json")
+            tables.write_json(facts, self.store.arm_folder(arm.name) / "process.json")
 
     def _fail(self, step: str, arm: str, case: str | None, status: str, event: Event) -> None:
         where = f"{arm}, {case}" if case else arm

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gtvbench.bench.study.file import StatisticsOptions
-from gtvbench.reports.analysis import contrasts, descriptions, volumes
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import contrasts, descriptions, scores, volumes
 from gtvbench.reports.analysis.models import Model, models
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.statistics.ranking import TAU_EDGES
@@ -31,8 +30,8 @@ _WHOLE = frozenset({"needed", "needed_equivalence"})
 class Results:
     """What a run shows. Tables have a row a record; columns are described where they are made, and in docs.
 
-    `flow`, `status`, `summary`, `profiles`, `repetitions`: reports/descriptions.py and tables.py; `contrasts`,
-    `rankings`: contrasts.py; `sensitivity`, `false_positives`: tables.py; `models`: models.py; `volumes` (a row a
+    `flow`, `status`, `summary`, `profiles`, `repetitions`: reports/descriptions.py and scores.py; `contrasts`,
+    `rankings`: contrasts.py; `sensitivity`, `false_positives`: scores.py; `models`: models.py; `volumes` (a row a
     patient; not in stats.json), `agreement`, `subgroups`, `trends`: volumes.py.
     """
 
@@ -64,7 +63,7 @@ class Results:
 
 
 def analyse(run: Run, wide: pd.DataFrame) -> Results:
-    """Every statistic of the report; `wide` is tables.wide_scores(run.scores).
+    """Every statistic of the report; `wide` is scores.wide_scores(run.scores).
 
     Patients are resampled with a fixed seed: the same tables give the same numbers. Raises StoreError where the study
     file's block `statistics` is no sense.
@@ -76,12 +75,12 @@ def analyse(run: Run, wide: pd.DataFrame) -> Results:
         arms=arms,
         structures=run.structures,
         flow=descriptions.flow(run, wide),
-        status=tables.status_counts(wide, arms, run.structures),
+        status=scores.status_counts(wide, arms, run.structures),
         summary=descriptions.summary(run, wide),
         contrasts=contrasts.contrasts(run, wide),
         rankings=contrasts.rankings(run, wide),
-        sensitivity=tables.sensitivity(wide, arms, run.structures),
-        false_positives=tables.false_positives(wide, arms, run.structures),
+        sensitivity=scores.sensitivity(wide, arms, run.structures),
+        false_positives=scores.false_positives(wide, arms, run.structures),
         models=models(run, wide),
         subgroups=volumes.subgroups(run, wide),
         trends=volumes.trends(run, wide),

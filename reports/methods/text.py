@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.methods import arms as methods_arms
-from gtvbench.reports.methods import evaluation as methods_evaluation
+from gtvbench.reports.methods import evaluation
 from gtvbench.reports.methods import study as methods_study
 from gtvbench.reports.methods.references import REFERENCES
 from gtvbench.reports.run.load import Run
@@ -106,11 +106,11 @@ def methods_text(run: Run) -> MethodsText:
         ("Images", methods_study.images(run)),
         ("Prompts", methods_study.prompts(run)),
         ("Segmentation", methods_arms.arms(run)),
-        ("Metrics", methods_evaluation.metrics(run)),
-        ("Statistics", methods_evaluation.statistics(run, wide)),
-        ("Time", methods_evaluation.time(run)),
-        ("Software and hardware", methods_evaluation.software(run)),
-        ("Limitations", methods_evaluation.limitations(run, wide)),
+        ("Metrics", evaluation.metrics(run)),
+        ("Statistics", evaluation.statistics(run, wide)),
+        ("Time", evaluation.time(run)),
+        ("Software and hardware", evaluation.software(run)),
+        ("Limitations", evaluation.limitations(run, wide)),
         ("Not recorded", methods_study.not_recorded(run)),
     )
     return MethodsText(tuple((heading, re.sub(r"\s+", " ", " ".join(said))) for heading, said in sections if said))

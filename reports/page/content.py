@@ -28,9 +28,8 @@ from gtvbench.reports.page.sections.training import training
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.sentences import prose, verdict
 from gtvbench.reports.sentences.citations import left_out_words
-from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import comparisons, published
 from gtvbench.reports.tables import cost as layout_cost
-from gtvbench.reports.tables import published
 from gtvbench.reports.tables import table as layout
 from gtvbench.reports.text.numbers import listed, redact, redact_all
 
@@ -81,7 +80,7 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "models": [
             (
                 prose.interaction(model),
-                layout_statistics.model_table(model, f"model-{MEASURES[model.metric].short}"),
+                comparisons.model_table(model, f"model-{MEASURES[model.metric].short}"),
             )
             for model in results.models
             if not model.by_volume and len(model.structures) > 1
@@ -90,7 +89,7 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "stability": [
             (
                 s,
-                layout_statistics.sensitivity_table(stability, s, f"sensitivity-{k}"),
+                comparisons.sensitivity_table(stability, s, f"sensitivity-{k}"),
                 prose.stability_sentence(stability, s),
             )
             for k, s in enumerate(run.structures)
@@ -138,7 +137,7 @@ def _flow(run: Run, wide: pd.DataFrame, book: Book) -> Shown:
 def _repetitions(results: Results) -> list[layout.Table]:
     """Tables of the spread between seeds, where there are several."""
     found = [
-        layout_statistics.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
+        comparisons.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
         for k, s in enumerate(results.structures)
         for metric in results.options.primary_metrics
     ]
@@ -152,7 +151,7 @@ def _score_section(
         return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
 
     primary, secondary = table(WHOLE_VOLUME, "scores"), table(PROMPTED_SLICES, "scores-prompted")
-    intervals = layout_statistics.intervals_table(results.summary, structure, f"intervals-{index}")
+    intervals = comparisons.intervals_table(results.summary, structure, f"intervals-{index}")
     return {"structure": structure, "primary": primary, "secondary": secondary, "intervals": intervals}
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from gtvbench.bench.core.fusion import CT_LEVEL_HU, CT_WIDTH_HU, FUSIONS, MODALITIES, MR_PERCENTILE, PET_RANGE_SUV
 from gtvbench.bench.core.scores import WHOLE_VOLUME
 from gtvbench.reports.analysis.scores import of_scope
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import violins
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.run.pictures import CasePictures, Contours, Pictures
 from gtvbench.reports.tables.table import Cell, Table
@@ -63,12 +63,12 @@ class View:
 
     def data(self) -> dict[str, Any]:
         """Names and colours of arms and structures."""
-        colours = figures.styles(self.run.arms)
+        colours = violins.styles(self.run.arms)
         return {
             "arms": [
                 {
                     "name": visible(arm),
-                    "short": figures.shorten(arm, LONGEST_NAME),
+                    "short": violins.shorten(arm, LONGEST_NAME),
                     "colour": colours[arm][0],
                     "line": _lighter(colours[arm][0]),
                 }
@@ -156,7 +156,7 @@ class CaseView:
         modality = pictures.modalities[0]
         height, width = pictures.size
         _, row_mm, column_mm = pictures.spacing
-        colours = figures.styles(self.view.run.arms)
+        colours = violins.styles(self.view.run.arms)
         best = [self.view.arms[k] for k in self._pair()]
         return {
             "name": self.name,

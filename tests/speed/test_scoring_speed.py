@@ -28,7 +28,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.scores import OVERLAP_METRICS
 from gtvbench.bench.core.structures import structures_from
-from gtvbench.bench.score import cases as scoring
+from gtvbench.bench.score import cases
 
 GRID = Grid((160, 512, 512), (2.0, 0.9, 0.9))
 STRUCTURES = structures_from({"GTV-T": 1, "GTV-N": 2})
@@ -63,7 +63,7 @@ def label_maps() -> dict[str, tuple[Label, Label]]:
 
 def ours(case: str) -> list[float]:
     prediction, reference = label_maps()[case]
-    rows = scoring.score_case(prediction, reference, GRID, STRUCTURES, TOLERANCES)
+    rows = cases.score_case(prediction, reference, GRID, STRUCTURES, TOLERANCES)
     return [row["value"] for row in rows if row["metric"] in OVERLAP_METRICS]
 
 

@@ -15,7 +15,7 @@ from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import draw_prompts, policy_from
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.store import Store, write_atomically
-from gtvbench.bench.run import picture_steps as pictures
+from gtvbench.bench.run import picture_steps
 
 GRID = Grid((24, 64, 64), (4.0, 3.0, 2.5), (-80.0, -96.0, -48.0))
 UNUSABLE = ("missing_output", "crashed", "timeout", "geometry_mismatch")
@@ -30,14 +30,14 @@ def add_pictures(folder: Path, writer: Any) -> Path:
     for case in writer.cases:
         reference = _label(case, writer, shift=0)
         prompts = draw_prompts(case, reference, GRID.spacing, structures, policy_from("fixed-margin(6)"), 1)
-        crop = pictures.crop_around(reference, prompts, structures, GRID)
+        crop = picture_steps.crop_around(reference, prompts, structures, GRID)
         images = _images(store.case_folder(case), case, reference, rng)
-        record = pictures.case_record(GRID, crop, reference, prompts, structures, images.modalities)
-        write_atomically(store.pictures(case), pictures.pack(record, crop, images))
+        record = picture_steps.case_record(GRID, crop, reference, prompts, structures, images.modalities)
+        write_atomically(store.pictures(case), picture_steps.pack(record, crop, images))
         for number, arm in enumerate(writer.arms):
             status = _status(writer, arm["arm"], case)
             prediction = None if status in UNUSABLE else _label(case, writer, shift=1 + number % 3)
-            drawn = pictures.contour_record(
+            drawn = picture_steps.contour_record(
                 prediction, reference, crop, structures, status if prediction is None else None
             )
             write_atomically(store.contours(arm["arm"], case), json.dumps(drawn))

@@ -10,11 +10,10 @@ import pandas as pd
 
 from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.figures import static
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import static, violins
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.sentences import prose
-from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import comparisons
 from gtvbench.reports.tables import table as layout
 
 
@@ -29,7 +28,7 @@ def _of_structure(
 ) -> dict[str, Any]:
     def listed(metric: str, planned: bool) -> layout.Table:
         name = f"{'planned' if planned else 'exploratory'}-{MEASURES[metric].short}-{index}"
-        return layout_statistics.contrast_table(table, structure, metric, planned, name)
+        return comparisons.contrast_table(table, structure, metric, planned, name)
 
     return {
         "structure": structure,
@@ -43,8 +42,8 @@ def _of_structure(
 def _forests(table: pd.DataFrame, structure: str, index: int, metrics: Sequence[str], book: Book) -> list[Shown]:
     shown = []
     for place, metric in enumerate(metrics):
-        drawn = figures.forest(table, structure, metric, len(metrics) * index + place)
+        drawn = violins.forest(table, structure, metric, len(metrics) * index + place)
         if drawn is not None:
-            reading = figures.forest_reading(drawn)
+            reading = violins.forest_reading(drawn)
             shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
     return shown

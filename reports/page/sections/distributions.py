@@ -9,8 +9,7 @@ import pandas as pd
 
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.figures import static
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import static, violins
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.tables import table as layout
@@ -22,7 +21,7 @@ def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Bo
     arms = run.scored_arms
     for structure in run.structures:
         for metric in metrics:
-            panel = figures.panel(wide, structure, metric, arms, len(shown))
+            panel = violins.panel(wide, structure, metric, arms, len(shown))
             if panel is None:
                 continue
             values = tables.per_case(wide, structure, metric, [arm.name for arm in arms])
@@ -33,7 +32,7 @@ def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Bo
                 book.figure(
                     panel.id,
                     panel.title,
-                    figures.panel_reading(panel),
+                    violins.panel_reading(panel),
                     partial(static.violins, panel),
                     table,
                 )

@@ -6,13 +6,12 @@ from functools import partial
 
 from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.measures import MEASURES
-from gtvbench.reports.figures import static_charts
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import static_charts, violins
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.page.sections.volumes import line_styles
 from gtvbench.reports.run.load import Run
-from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import comparisons
 
 
 def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
@@ -33,7 +32,7 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 share, low, high = (tuple(round(float(v), 4) for v in own[c]) for c in ("share", "low", "high"))
                 colour, dash = lines[arm]
                 bands.append(Series("band", arm, colour, x, low, high))
-                curves.append(Series("steps", figures.shorten(arm), colour, x, share, dash=dash, legend=True))
+                curves.append(Series("steps", violins.shorten(arm), colour, x, share, dash=dash, legend=True))
             # Bands of many arms hide each other; they stay in the table.
             series = (*(bands if len(bands) <= 3 else ()), *curves)
             side = "at least" if measure.higher_is_better else "at most"
@@ -47,6 +46,6 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 Axis("share of patients", range=(0.0, 1.02)), tuple(series), (Rule("y", 0.9, "dot", "90 %"),),
                 height=290 + 20 * len(curves),
             )  # fmt: skip
-            values = layout_statistics.profile_table(table, structure, metric, f"{name}-values")
+            values = comparisons.profile_table(table, structure, metric, f"{name}-values")
             shown.append(book.figure(name, chart.title, reading, partial(static_charts.chart, chart), values))
     return shown

@@ -14,7 +14,7 @@ from gtvbench.reports.figures.violins import shorten
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.sentences import prose
 from gtvbench.reports.statistics.paired import smallest_p
-from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import comparisons
 
 
 def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book: Book) -> list[dict[str, Any]]:
@@ -31,8 +31,8 @@ def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book
                 {
                     "figures": _figures(record, name, book),
                     "tables": [
-                        layout_statistics.ranking_table(record, f"ranking-{name}"),
-                        layout_statistics.tau_table(record, f"tau-{name}"),
+                        comparisons.ranking_table(record, f"ranking-{name}"),
+                        comparisons.tau_table(record, f"tau-{name}"),
                     ],
                     "sentence": prose.ranking(record),
                 }
@@ -49,7 +49,7 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
     rows = tuple((shorten(record["arms"][k]), tuple(scheme["probability"][k])) for k in order)
     reading = (
         "Per cent of the patient resamples in which an arm has a rank, 1 best, when arms are ranked by their "
-        f"{layout_statistics.SCHEME_NAMES[chosen]}; one "
+        f"{comparisons.SCHEME_NAMES[chosen]}; one "
         "dark square in a row is a firm rank."
     )
     drawn = RankMap(f"ranks-{name}", f"{what}: ranks when other patients are drawn", rows, reading)

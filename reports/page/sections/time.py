@@ -8,8 +8,7 @@ from functools import partial
 import pandas as pd
 
 from gtvbench.reports.analysis.cost import STAGES
-from gtvbench.reports.figures import static
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import static, violins
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Run
 from gtvbench.reports.text.numbers import duration
@@ -28,14 +27,14 @@ def time_figures(run: Run, stages: pd.DataFrame, costs: Mapping[str, float | Non
         if part.empty:
             continue
         rows = tuple(
-            (f"{figures.shorten(str(r['arm']))}: {duration(r['median_s'])}", r["median_s"], r["q1_s"], r["q3_s"])
+            (f"{violins.shorten(str(r['arm']))}: {duration(r['median_s'])}", r["median_s"], r["q1_s"], r["q3_s"])
             for r in part.to_dict("records")
         )
         timed = set(part["arm"].astype(str))
         if stage == "slice":
             shares = {n: c for n, c in costs.items() if c and n not in timed}
-            rows += tuple((f"{figures.shorten(n)}: {duration(c)} (of the case)", c, c, c) for n, c in shares.items())
-        drawn = figures.Forest(f"time-{stage}", f"Time for {what}", rows, None, "time, logarithmic", False)
+            rows += tuple((f"{violins.shorten(n)}: {duration(c)} (of the case)", c, c, c) for n, c in shares.items())
+        drawn = violins.Forest(f"time-{stage}", f"Time for {what}", rows, None, "time, logarithmic", False)
         reading = f"{STAGES[stage]}: square, median; line, interquartile range; left is faster."
         shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
     return shown

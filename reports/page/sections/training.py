@@ -7,25 +7,24 @@ from functools import partial
 
 import pandas as pd
 
-from gtvbench.reports.figures import static_charts
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import static_charts, violins
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Rule, Series
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Arm, Run
-from gtvbench.reports.tables import cost as layout_cost
+from gtvbench.reports.tables import cost
 from gtvbench.reports.text.numbers import counted
 
 
 def training(run: Run, book: Book) -> list[Shown]:
     """A chart for each trained arm, with every epoch's numbers as its table."""
-    colours = figures.styles(run.arms)
+    colours = violins.styles(run.arms)
     shown: list[Shown] = []
     for arm in run.arms:
         if arm.name not in run.epochs:
             continue
         table = run.epochs[arm.name].sort_values("epoch")
         chart = curves(table, arm, colours[arm.name][0], f"training-{len(shown)}")
-        values = layout_cost.training_table(table, arm.name, f"{chart.id}-values")
+        values = cost.training_table(table, arm.name, f"{chart.id}-values")
         shown.append(book.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), values))
     return shown
 
@@ -48,7 +47,7 @@ def curves(table: pd.DataFrame, arm: Arm, colour: str, name: str) -> Chart:
     ticks = tuple((e, f"{e:.0f}") for e in epochs) if len(epochs) <= 8 else ()
     best = () if arm.best_epoch is None else (Rule("x", float(arm.best_epoch), "dot"),)
     return Chart(
-        name, f"Training curves of {figures.shorten(arm.name)}", _reading(len(epochs), arm.best_epoch),
+        name, f"Training curves of {violins.shorten(arm.name)}", _reading(len(epochs), arm.best_epoch),
         Axis("epoch", ticks=ticks, whole=True), Axis("loss", range=span), tuple(series), best,
     )  # fmt: skip
 

@@ -16,14 +16,13 @@ from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.contrasts import by_patient
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.volumes import reference_volumes
-from gtvbench.reports.figures import static_charts, volume_figures
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import static_charts, violins, volume_figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Series
 from gtvbench.reports.figures.volume_figures import AgreementFigure, AgreementPanel
 from gtvbench.reports.page.sections.collected import Book, Shown
 from gtvbench.reports.run.load import Arm, Run
 from gtvbench.reports.sentences import prose
-from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import comparisons
 from gtvbench.reports.text.numbers import counted, number, visible
 
 #: Above so many points of a chart they are drawn pale.
@@ -46,7 +45,7 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
             parts.append(
                 {
                     "figure": book.figure(chart.id, chart.title, chart.reading, draw),
-                    "thirds": layout_statistics.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
+                    "thirds": comparisons.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
                     "sentence": prose.interaction(results.model(metric, structure)),
                 }
             )
@@ -57,7 +56,7 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
 
 def line_styles(arms: Sequence[Arm]) -> dict[str, tuple[str, Dash]]:
     """Colour and dash of each arm's line: the colour tells the method, the dash the fusion."""
-    colours = figures.styles(arms)
+    colours = violins.styles(arms)
     fusions = list(dict.fromkeys(arm.fusion for arm in arms))
     return {arm.name: (colours[arm.name][0], DASHES[fusions.index(arm.fusion) % len(DASHES)]) for arm in arms}
 
@@ -79,7 +78,7 @@ def _against_volume(
         shown.loc[patient, arm] = float("nan")
     first = run.scores.groupby("patient")["case"].first()
     cases = tuple(str(first[patient]) for patient in table.index)
-    lines, marks = line_styles(run.scored_arms), figures.styles(run.scored_arms)
+    lines, marks = line_styles(run.scored_arms), violins.styles(run.scored_arms)
     series = []
     pale = table.size > _MANY
     top = float(np.nanmax(shown.to_numpy(float))) if shown.notna().any(axis=None) else 1.0
@@ -91,7 +90,7 @@ def _against_volume(
         )
         values = tuple(float(v) if math.isfinite(v) else None for v in shown[arm])
         xs = tuple(round(float(ml), 4) for ml in reference)
-        name_of = figures.shorten(arm)
+        name_of = violins.shorten(arm)
         curve = results.trends
         curve = curve[(curve["structure"] == structure) & (curve["metric"] == metric) & (curve["arm"] == arm)]
         marker, smooth = marks[arm][1], len(curve) > 0
@@ -141,7 +140,7 @@ def agreement(run: Run, results: Results, book: Book) -> list[dict[str, Any]]:
         if points.empty:
             continue
         shown = [_bland_altman(run, points, limits, structure, index, book, ratio=ratio) for ratio in (False, True)]
-        table = layout_statistics.agreement_table(limits, structure, f"agreement-{index}")
+        table = comparisons.agreement_table(limits, structure, f"agreement-{index}")
         found.append({"structure": structure, "figures": [f for f in shown if f is not None], "table": table})
     return found
 
@@ -149,7 +148,7 @@ def agreement(run: Run, results: Results, book: Book) -> list[dict[str, Any]]:
 def _bland_altman(
     run: Run, points: pd.DataFrame, limits: pd.DataFrame, structure: str, index: int, book: Book, *, ratio: bool,
 ) -> Shown | None:  # fmt: skip
-    styles = figures.styles(run.scored_arms)
+    styles = violins.styles(run.scored_arms)
     cases = run.scores.groupby("patient")["case"].unique()
     panels = []
     for arm in run.scored_arms:

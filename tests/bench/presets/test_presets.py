@@ -21,7 +21,7 @@ from gtvbench.bench.core.errors import BenchError, DataError, StudyError
 from gtvbench.bench.files.nifti import read_volume
 from gtvbench.bench.files.progress import Display
 from gtvbench.bench.prepare.check import CheckResult, check_study
-from gtvbench.bench.presets import write as presets
+from gtvbench.bench.presets import write
 from gtvbench.bench.study.cohort import Cohort, open_cohort
 from gtvbench.bench.study.file import Study, read_study
 
@@ -60,7 +60,7 @@ class Made:
 def init(tmp_path: Path) -> Callable[..., Made]:
     def init_(name: str, root: Path, variant: str | None = None) -> Made:
         file = tmp_path / "study.yaml"
-        text, lines = presets.write_study(name, root, file, variant)
+        text, lines = write.write_study(name, root, file, variant)
         file.write_text(text)
         return Made(text, lines, read_study(file), file)
 
@@ -68,12 +68,12 @@ def init(tmp_path: Path) -> Callable[..., Made]:
 
 
 def test_every_preset_is_described_and_says_where_its_layout_is_from_and_how_to_cite_it() -> None:
-    assert presets.names() == [
+    assert write.names() == [
         "bids", "hanseg", "hecktor2022", "hecktor2025", "hntsmrg2024", "medsam-npz", "nnunet-raw", "openkbp",
         "segrap2023", "segrap2025",
     ]  # fmt: skip
-    for name in presets.names():
-        known = presets.preset(name)
+    for name in write.names():
+        known = write.preset(name)
         assert known.described and known.cite and known.licence and known.tree
         assert {layout.variant for layout in known.layouts} <= {None, *known.variants}
         assert all(not layout.variant or layout.variant in known.variants for layout in known.layouts)
@@ -111,7 +111,7 @@ def test_a_data_set_without_any_pet_is_an_error_that_counts(init: Callable[..., 
         init("hecktor2022", root)
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", write.names())
 def test_a_folder_of_something_else_is_an_error_that_shows_the_layout(
     name: str, init: Callable[..., Made], tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_folder_of_something_else_is_an_error_that_shows_the_layout(
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
     with pytest.raises(DataError) as caught:
         init(name, tmp_path / "photos")
-    assert presets.preset(name).tree.splitlines()[0] in str(caught.value.remedy)
+    assert write.preset(name).tree.splitlines()[0] in str(caught.value.remedy)
     with pytest.raises(DataError, match="does not exist"):
         init(name, tmp_path / "nowhere")
 
@@ -340,15 +340,15 @@ def test_openkbp_as_csv_gives_the_cases_of_the_nifti_layout_voxel_for_voxel(
 
 def test_an_unknown_preset_or_variant_offers_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(StudyError) as caught:
-        presets.write_study("hector", tmp_path, tmp_path / "study.yaml")
+        write.write_study("hector", tmp_path, tmp_path / "study.yaml")
     assert "hecktor2022" in str(caught.value.remedy)
     with pytest.raises(StudyError, match="has no variant"):
-        presets.write_study("openkbp", tmp_path, tmp_path / "study.yaml", "gtv")
+        write.write_study("openkbp", tmp_path, tmp_path / "study.yaml", "gtv")
 
 
 @pytest.mark.parametrize(("count", "split"), [(2, {"test": 2}), (4, {"train": 2, "validation": 1, "test": 1})])
 def test_few_patients_are_split_by_numbers(count: int, split: dict[str, int]) -> None:
-    text, lines = presets.split_text({"": [f"p{n}" for n in range(count)]})
+    text, lines = write.split_text({"": [f"p{n}" for n in range(count)]})
     assert all(f"{subset}: {number}" in text for subset, number in split.items())
     assert "train: 0" not in text
     assert lines
@@ -356,7 +356,7 @@ def test_few_patients_are_split_by_numbers(count: int, split: dict[str, int]) ->
 
 def test_the_official_split_keeps_to_its_parts() -> None:
     parts = {"train": ["a", "b"], "validation": ["c"], "test": ["d", "e"]}
-    text, lines = presets.split_text(parts)
+    text, lines = write.split_text(parts)
     assert "[d, e]" in text and "[c]" in text and "[a, b]" in text
     assert lines == ()
 
@@ -378,5 +378,5 @@ def test_the_command_writes_the_study_counts_and_never_overwrites_unasked(
     assert read_study(tmp_path / "plain.yaml").study == "my-study"
     assert isinstance(run.invoke(app, ["init", "--variant", "x"]).exception, StudyError)
     listed = run.invoke(app, ["init", "--list-presets"])
-    assert [line.split(":")[0] for line in listed.output.splitlines()] == presets.names()
+    assert [line.split(":")[0] for line in listed.output.splitlines()] == write.names()
     assert "hntsmrg2024" in run.invoke(app, ["list", "presets", "--json"]).output

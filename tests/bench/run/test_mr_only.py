@@ -10,7 +10,7 @@ from pathlib import Path
 import public_trees as trees
 
 from gtvbench.bench.files.progress import Display
-from gtvbench.bench.presets import write as presets
+from gtvbench.bench.presets import write
 from gtvbench.bench.run.run import Run
 from gtvbench.bench.study.file import read_study
 
@@ -18,7 +18,7 @@ from gtvbench.bench.study.file import read_study
 def test_a_study_of_t2w_alone_runs_and_its_report_speaks_of_no_ct(tmp_path: Path, random_weights: Path) -> None:
     root = trees.hntsmrg2024(tmp_path / "data", ["2", "3", "4"])
     file = tmp_path / "study.yaml"
-    file.write_text(presets.write_study("hntsmrg2024", root, file)[0])
+    file.write_text(write.write_study("hntsmrg2024", root, file)[0])
     study = read_study(file, [
         f"methods.litemedsam-zero-shot={{weights: {random_weights}, image-size: 32, backend: torch}}",
         "statistics.resamples=1000", "device=cpu", "seed=3",

@@ -20,7 +20,7 @@ from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import BoxPrompt, Prompts
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.pictures.contours import box_outline, outline, slice_dsc
-from gtvbench.bench.run import picture_steps as pictures
+from gtvbench.bench.run import picture_steps
 from gtvbench.bench.run.picture_steps import Crop
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
@@ -95,7 +95,7 @@ def label_map(shape: tuple[int, int, int] = (20, 60, 70)) -> npt.NDArray[np.uint
 def test_the_crop_has_margins_in_mm_around_reference_and_prompts_and_stays_inside_the_grid() -> None:
     grid = Grid((20, 60, 70), (5.0, 4.0, 2.0))
     prompts = Prompts("P", (BoxPrompt(13, 1, 1, 20, 20, 30, 41, 9),))
-    crop = pictures.crop_around(label_map(), prompts, GTV, grid)
+    crop = picture_steps.crop_around(label_map(), prompts, GTV, grid)
     assert crop == Crop((6, 16), (10, 45), (0, 61))  # 2 slices, 10 rows and 20 columns more, cut off at the left
     assert Crop.from_list(crop.as_list()) == crop
 
@@ -109,7 +109,7 @@ def test_pictures_are_made_smaller_only_where_the_crop_is_large() -> None:
 def test_a_picture_shows_the_grey_levels_it_was_made_of(shape: tuple[int, int]) -> None:
     rows, columns = np.indices(shape)
     plane = (2 * rows + columns * 100 // shape[1] + 20).astype(np.uint8)
-    image = Image.open(io.BytesIO(pictures.picture(plane, (40, 50))))
+    image = Image.open(io.BytesIO(picture_steps.picture(plane, (40, 50))))
     assert image.size == (50, 40)
     step = shape[0] // 40
     expected = plane.reshape(40, step, 50, step).mean(axis=(1, 3))
@@ -122,7 +122,7 @@ def test_contours_hold_what_was_scored_and_tell_what_lies_outside_the_picture() 
     prediction[9:13, 25:35, 35:60] = 1
     prediction[0, 0, :3] = 1
     crop = Crop((7, 14), (20, 40), (25, 50))
-    record = pictures.contour_record(prediction, reference, crop, GTV, None)
+    record = picture_steps.contour_record(prediction, reference, crop, GTV, None)
     part = record["structures"]["GTV-T"]
     assert part["outside"] == 3 + 4 * 10 * 10
     assert part["dsc"][9] == pytest.approx(2 * 50 / (100 + 250), abs=1e-4)
@@ -134,7 +134,7 @@ def test_contours_hold_what_was_scored_and_tell_what_lies_outside_the_picture() 
 
 
 def test_a_failed_prediction_is_recorded_by_its_status_alone() -> None:
-    record = pictures.contour_record(None, label_map(), Crop((7, 14), (20, 40), (25, 50)), GTV, "timeout")
+    record = picture_steps.contour_record(None, label_map(), Crop((7, 14), (20, 40), (25, 50)), GTV, "timeout")
     assert record["status"] == "timeout" and record["structures"] == {}
 
 

@@ -16,7 +16,7 @@ from gtvbench.reports.analysis.contrasts import contrasts, statistics_of
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.compare.merge import build_comparison, machine, merge, read_candidates
 from gtvbench.reports.compare.same_study import Candidate
-from gtvbench.reports.page import build as page
+from gtvbench.reports.page import build
 
 
 def test_the_arms_of_two_runs_are_one_run_and_the_runs_are_only_read(lab: Lab, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def hostile(writer: Any) -> None:
 )
 def test_runs_at_the_edge_are_rendered_together(lab: Lab, change: Callable[[Any], None]) -> None:
     run = merged(lab("lab-a", BOXES, change), lab("lab-b", BOXES, change))
-    text, statistics = page.render(run, wide_scores(run.scores))
+    text, statistics = build.render(run, wide_scores(run.scores))
     assert text.rstrip().endswith("</html>")
     assert "alert(1)</script>" not in text
     assert "\u202e" not in text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import simulated
 
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import scores
 from gtvbench.reports.analysis.analysis import Results, analyse
 from gtvbench.reports.figures import static_charts, vector, volume_figures
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
@@ -36,7 +36,7 @@ CHART = Chart(
 def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Results]:
     folder = simulated.write_simulated_run(tmp_path_factory.mktemp("charts") / "run", 30, seed=2, failed=0.02)
     run = read_run(folder)
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     return run, wide, analyse(run, wide)
 
 
@@ -88,7 +88,7 @@ def test_a_diagram_stands_only_where_arms_could_be_told_apart(tmp_path: Path, kn
     many = ranking.ranking(results.rankings, run.structures, Book())
     assert [f.id for f in many[0]["parts"][0]["figures"]] == ["ranks-dsc-0", "apart-dsc-0"]
     few = read_run(simulated.write_simulated_run(tmp_path / "run", 8, seed=3))
-    found = ranking.ranking(analyse(few, tables.wide_scores(few.scores)).rankings, few.structures, Book())
+    found = ranking.ranking(analyse(few, scores.wide_scores(few.scores)).rankings, few.structures, Book())
     assert [f.id for f in found[0]["parts"][0]["figures"]] == ["ranks-dsc-0"]
     assert "no two arms can be told apart after Holm" in found[0]["parts"][0]["sentence"]
 

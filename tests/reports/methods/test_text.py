@@ -13,7 +13,7 @@ import pytest
 from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.reports.methods.references import REFERENCES
 from gtvbench.reports.methods.text import MethodsText, methods_text
-from gtvbench.reports.page import build as page
+from gtvbench.reports.page import build
 from gtvbench.reports.run.load import read_run
 
 _NNUNET = {
@@ -372,7 +372,7 @@ def test_the_section_of_the_page_links_each_number_to_its_reference(
     new_run: Callable[..., Any], text_of: Callable[[Any], MethodsText]
 ) -> None:
     found = text_of(new_run())
-    folder = Path(page.__file__).parent / "templates"
+    folder = Path(build.__file__).parent / "templates"
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), autoescape=True)
     html = environment.get_template("methods.html.j2").render(methods=found)
     targets = set(re.findall(r'href="#([^"]+)"', html))

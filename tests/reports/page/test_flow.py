@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.figures import vector
 from gtvbench.reports.page.flow import Flow, _fit, draw_flow, flow, flow_table, reading
-from gtvbench.reports.paper import tables as exports
+from gtvbench.reports.paper import tables
 from gtvbench.reports.run.load import read_run
 
 
@@ -85,7 +85,7 @@ def test_false_positives_are_counted_where_the_structure_is_absent(new_run: Call
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["nnunet", "GTV-T", "8", "\u2013"], ["nnunet", "GTV-N", "6", "2"],
     ]  # fmt: skip
-    assert "Reference lacks it: ref\\_empty\\_fp" in exports.as_markdown(table)
+    assert "Reference lacks it: ref\\_empty\\_fp" in tables.as_markdown(table)
 
 
 def test_a_structure_that_nobody_has_is_told(new_run: Callable[..., Any], tmp_path: Path) -> None:

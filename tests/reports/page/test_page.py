@@ -15,7 +15,7 @@ import pytest
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.reports.analysis import contrasts
 from gtvbench.reports.analysis import scores as tables
-from gtvbench.reports.figures import violins as figures
+from gtvbench.reports.figures import violins
 from gtvbench.reports.page.build import build_report
 from gtvbench.reports.run.load import Arm, read_run
 from gtvbench.reports.sentences import prose
@@ -314,12 +314,12 @@ def test_results_of_another_cohort_appear_only_for_its_structures(tmp_path: Path
 
 def test_a_violin_has_the_extent_of_its_values() -> None:
     values = np.array([0.2, 0.4, 0.5, 0.9, 0.4, 0.5, 0.6, 0.45, 0.55, 0.5])
-    outline = figures.density(values)
+    outline = violins.density(values)
     assert outline[0][0] == 0.2
     assert outline[-1][0] == 0.9
     assert max(half for _, half in outline) == 1.0
-    assert figures.density(values[:3]) == ()
-    assert figures.density(np.full(19, 0.5)) == ()
+    assert violins.density(values[:3]) == ()
+    assert violins.density(np.full(19, 0.5)) == ()
 
 
 def test_failed_cases_stand_in_a_band_of_their_own(tmp_path: Path, new_run: Callable[..., Any]) -> None:
@@ -327,7 +327,7 @@ def test_failed_cases_stand_in_a_band_of_their_own(tmp_path: Path, new_run: Call
     writer.fail("box-fill", writer.cases[:2], "crashed")
     run = read_run(writer.write(tmp_path / "run"))
     wide = tables.wide_scores(run.scores)
-    panel = figures.panel(wide, "GTV-T", "hd95_mm", run.scored_arms, 0)
+    panel = violins.panel(wide, "GTV-T", "hd95_mm", run.scored_arms, 0)
     assert panel is not None
     assert panel.gutter is not None
     row = next(row for row in panel.rows if row.label == "box-fill")
@@ -337,20 +337,20 @@ def test_failed_cases_stand_in_a_band_of_their_own(tmp_path: Path, new_run: Call
     assert "292.0 mm (crashed, penalty)" in lost[0].words
     assert "2 failed" in row.note
     assert max(tick for tick, text in panel.ticks if text != "failed") < panel.gutter
-    assert figures.panel(wide, "Nothing", "dsc", run.scored_arms, 0) is None
+    assert violins.panel(wide, "Nothing", "dsc", run.scored_arms, 0) is None
 
 
 def test_colour_tells_the_method_and_marker_the_fusion() -> None:
     arms = [Arm(f"{m}.{f}", m, f, "complete") for m in "abcdefgh" for f in ("ct-only", "multimodal")]
-    style = figures.styles(arms)
+    style = violins.styles(arms)
     assert style["a.ct-only"][0] == style["a.multimodal"][0] != style["b.ct-only"][0]
     assert style["a.ct-only"][1] != style["a.multimodal"][1]
-    assert {colour for colour, _ in style.values()} <= set(figures.OKABE_ITO)
+    assert {colour for colour, _ in style.values()} <= set(violins.OKABE_ITO)
 
 
 def test_a_long_name_loses_its_middle_in_figures_only() -> None:
-    assert figures.shorten("a" * 40 + "b" * 40, 11) == "aaaaa…bbbbb"
-    assert len(figures.shorten("x" * 300)) == 36
+    assert violins.shorten("a" * 40 + "b" * 40, 11) == "aaaaa…bbbbb"
+    assert len(violins.shorten("x" * 300)) == 36
 
 
 def test_what_is_no_longer_part_of_the_run_leaves_the_report(tmp_path: Path, new_run: Callable[..., Any]) -> None:

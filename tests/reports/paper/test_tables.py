@@ -19,7 +19,7 @@ from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.page.flow import flow, flow_table
 from gtvbench.reports.paper import tables as exports
 from gtvbench.reports.run.load import Run, read_run
-from gtvbench.reports.tables import comparisons as layout_statistics
+from gtvbench.reports.tables import comparisons
 from gtvbench.reports.tables import cost as layout_cost
 from gtvbench.reports.tables import table as layout
 from gtvbench.reports.tables.table import Cell, Table
@@ -48,11 +48,11 @@ def _all(run: Run) -> list[Table]:
         values = tables.per_case(wide, structure, "dsc", arms)
         found += [
             layout.score_table(run, summary, structure, "volume", {}, f"scores-{k}"),
-            layout_statistics.contrast_table(differences, structure, "dsc", True, f"planned-{k}"),
-            layout_statistics.contrast_table(differences, structure, "hd95_mm", False, f"exploratory-{k}"),
+            comparisons.contrast_table(differences, structure, "dsc", True, f"planned-{k}"),
+            comparisons.contrast_table(differences, structure, "hd95_mm", False, f"exploratory-{k}"),
             layout.values_table(values, f"{structure}: every case", 3, f"values-{k}"),
         ]
-    found += [layout_statistics.ranking_table(r, f"ranking-{k}") for k, r in enumerate(contrasts.rankings(run, wide))]
+    found += [comparisons.ranking_table(r, f"ranking-{k}") for k, r in enumerate(contrasts.rankings(run, wide))]
     return [
         *found, layout.false_positive_table(tables.false_positives(wide, arms, run.structures)),
         layout_cost.epochs_table(cost.epoch_summary(run)), layout_cost.stages_table(stages),

@@ -16,7 +16,7 @@ from gtvbench.reports.analysis import selection
 from gtvbench.reports.run.load import Run, read_run
 from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.text import addresses, templating
-from gtvbench.reports.viewer import build as viewer
+from gtvbench.reports.viewer import build
 
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 
@@ -49,7 +49,7 @@ def loaded(pictured: Path) -> tuple[Run, pd.DataFrame]:
 
 @pytest.fixture(scope="module")
 def pages(loaded: tuple[Run, pd.DataFrame]) -> dict[str, str]:
-    return dict(viewer.case_pages(*loaded))
+    return dict(build.case_pages(*loaded))
 
 
 # ---- selection
@@ -145,7 +145,7 @@ def test_a_damaged_archive_counts_as_missing(new_run: NewRun, tmp_path: Path, da
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     (folder / "pictures" / "PHA-025.zip").write_bytes(damage)
     run = read_run(folder)
-    found = dict(viewer.case_pages(run, tables.wide_scores(run.scores)))
+    found = dict(build.case_pages(run, tables.wide_scores(run.scores)))
     assert "There are no pictures" in found["PHA-025.html"] and "viewer-data" in found["PHA-026.html"]
 
 
@@ -204,7 +204,7 @@ def test_without_script_a_figure_and_a_table_remain(pages: dict[str, str]) -> No
 
 def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, wide = loaded
-    context = viewer.viewer_section(run, wide)
+    context = build.viewer_section(run, wide)
     html = section_html(run, context)
     shown = {case["name"] for case in data_of(html)["cases"]}
     assert context["embedded"] == len(shown) > 3
@@ -214,17 +214,17 @@ def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, p
 
 def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, wide = loaded
-    whole = len(viewer.viewer_section(run, wide)["data"])
-    context = viewer.viewer_section(run, wide, whole // 3)
+    whole = len(build.viewer_section(run, wide)["data"])
+    context = build.viewer_section(run, wide, whole // 3)
     assert 0 < context["embedded"] < 5 and len(context["data"]) <= whole // 3 + 2000
     assert json.loads(context["data"])["cases"][0]["name"] == "PHA-026"
 
 
 def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, wide = loaded
-    (one,) = data_of(dict(viewer.case_pages(run, wide))["PHA-026.html"])["cases"]
+    (one,) = data_of(dict(build.case_pages(run, wide))["PHA-026.html"])["cases"]
     budget = len(templating.script_json(one)) // 2
-    (case,) = json.loads(viewer.viewer_section(run, wide, budget)["data"])["cases"]
+    (case,) = json.loads(build.viewer_section(run, wide, budget)["data"])["cases"]
     assert case["thinned"] > 1 and len(templating.script_json(case)) < budget + 200
     assert case["slices"][case["start"]] == one["slices"][one["start"]], "the largest slice stays"
     assert len(case["pictures"]["CT"]) == len(case["slices"]) < len(one["slices"])
@@ -233,9 +233,9 @@ def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Ru
 def test_a_run_without_pictures_says_what_to_do(new_run: NewRun, tmp_path: Path) -> None:
     run = read_run(new_run(patients=2).write(tmp_path / "run"))
     wide = tables.wide_scores(run.scores)
-    html = section_html(run, viewer.viewer_section(run, wide))
+    html = section_html(run, build.viewer_section(run, wide))
     assert "Start the same “bench run” again" in html and "<script" not in html
-    for case in dict(viewer.case_pages(run, wide)).values():
+    for case in dict(build.case_pages(run, wide)).values():
         assert "There are no pictures in this run folder" in case and "case-scores" in case
 
 
@@ -243,7 +243,7 @@ def test_pictures_turned_off_are_not_shown_even_where_they_are(new_run: NewRun, 
     writer = new_run(patients=2)
     writer.study["report"] = {"pictures": False}
     run = read_run(add_pictures(writer.write(tmp_path / "run"), writer))
-    context = viewer.viewer_section(run, tables.wide_scores(run.scores))
+    context = build.viewer_section(run, tables.wide_scores(run.scores))
     assert context["data"] is None and "turns pictures off" in section_html(run, context)
 
 
@@ -252,14 +252,14 @@ def test_a_run_without_scores_has_no_section(new_run: NewRun, tmp_path: Path) ->
     writer.scores = writer.scores.iloc[:0]
     run = read_run(writer.write(tmp_path / "run"))
     wide = tables.wide_scores(run.scores)
-    assert section_html(run, viewer.viewer_section(run, wide)).strip() == ""
-    assert list(viewer.case_pages(run, wide)) == []
+    assert section_html(run, build.viewer_section(run, wide)).strip() == ""
+    assert list(build.case_pages(run, wide)) == []
 
 
 def test_the_same_run_gives_the_same_bytes(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
     run, wide = loaded
-    assert dict(viewer.case_pages(run, wide.sample(frac=1, random_state=1))) == pages
-    assert viewer.viewer_section(run, wide)["data"] == viewer.viewer_section(run, wide)["data"]
+    assert dict(build.case_pages(run, wide.sample(frac=1, random_state=1))) == pages
+    assert build.viewer_section(run, wide)["data"] == build.viewer_section(run, wide)["data"]
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"& \u202e"
@@ -274,7 +274,7 @@ def test_hostile_names_stay_text(new_run: NewRun, tmp_path: Path) -> None:
     writer.scores.to_parquet(folder / "scores.parquet", index=False)
     run = read_run(folder)
     wide = tables.wide_scores(run.scores)
-    for html in (section_html(run, viewer.viewer_section(run, wide)), *dict(viewer.case_pages(run, wide)).values()):
+    for html in (section_html(run, build.viewer_section(run, wide)), *dict(build.case_pages(run, wide)).values()):
         assert "<img src=x" not in html and "</script><img" not in html and "\u202e" not in html
 
 
@@ -314,7 +314,7 @@ def test_damaged_pictures_cost_the_pictures_of_that_case_alone(
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     change(folder / "pictures" / f"{writer.cases[0]}.zip")
     run = read_run(folder)
-    found = dict(viewer.case_pages(run, tables.wide_scores(run.scores)))
+    found = dict(build.case_pages(run, tables.wide_scores(run.scores)))
     assert "no pictures" in found[f"{writer.cases[0]}.html"]
     assert "viewer-data" in found[f"{writer.cases[1]}.html"]
 
@@ -325,7 +325,7 @@ def test_damaged_contours_are_said_to_be_missing(new_run: NewRun, tmp_path: Path
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     (folder / "arms" / "box-fill" / "contours" / f"{writer.cases[0]}.json").write_text(held)
     run = read_run(folder)
-    (html,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
+    (html,) = dict(build.case_pages(run, tables.wide_scores(run.scores))).values()
     notes = {arm["note"] for arm in data_of(html)["cases"][0]["arms"]}
     assert notes == {"", "no contours in the run folder"}
 
@@ -336,5 +336,5 @@ def test_a_structure_without_pictures_of_its_own_is_shown_by_its_scores(new_run:
     more = writer.scores[writer.scores["structure"] == "GTV-T"].assign(structure="Other")
     pd.concat([writer.scores, more]).to_parquet(folder / "scores.parquet", index=False)
     run = read_run(folder)
-    (html,) = dict(viewer.case_pages(run, tables.wide_scores(run.scores))).values()
+    (html,) = dict(build.case_pages(run, tables.wide_scores(run.scores))).values()
     assert len(data_of(html)["cases"][0]["voxels"]) == 3
