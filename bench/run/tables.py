@@ -14,6 +14,7 @@ import pandas as pd
 from gtvbench.bench.core.scores import UNUSABLE
 from gtvbench.bench.files.store import Store, write_atomically
 from gtvbench.bench.study.arms import Arm
+from gtvbench.bench.study.record import ArmRecord
 
 SCORE_COLUMNS = [
     "arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw", "status",
@@ -68,32 +69,28 @@ def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dic
     path = store.arm_folder(arm.name) / "process.json"
     if path.exists():
         measured = json.loads(path.read_text())
-    return {
-        "arm": arm.name,
-        "method": arm.method,
-        "adapter": arm.adapter,
-        "fusion": arm.fusion,
-        "seed": arm.seed_index,
-        "status": status,
-        "reason": reason,
-        "trains": arm.trains,
-        "prompts": list(arm.prompts),
-        "cut_schedule": arm.cut,
-        "weights": None
-        if arm.weights_name is None
-        else {
-            "name": arm.weights_name,
-            "sha256": arm.weights_sha256,
-            "published": arm.weights_published,
-        },
-        "options": arm.options,
-        "peak_host_bytes": measured.get("peak_host_bytes"),
-        "peak_device_bytes": measured.get("peak_device_bytes"),
-        "device": measured.get("device"),
-        "preparation_seconds": (fit or {}).get("preparation_seconds"),
-        "fit_seconds": _fit_seconds(store, arm) if fit else None,
-        "best_epoch": facts.get("best_epoch"),
-    }
+    weights = {"name": arm.weights_name, "sha256": arm.weights_sha256, "published": arm.weights_published}
+    record = ArmRecord(
+        arm=arm.name,
+        method=arm.method,
+        adapter=arm.adapter,
+        fusion=arm.fusion,
+        seed=arm.seed_index,
+        status=status,
+        reason=reason,
+        trains=arm.trains,
+        prompts=arm.prompts,
+        cut_schedule=arm.cut,
+        weights=weights if arm.weights_name is not None else {},
+        options=arm.options,
+        peak_host_bytes=measured.get("peak_host_bytes"),
+        peak_device_bytes=measured.get("peak_device_bytes"),
+        device=measured.get("device"),
+        preparation_seconds=(fit or {}).get("preparation_seconds"),
+        fit_seconds=_fit_seconds(store, arm) if fit else None,
+        best_epoch=facts.get("best_epoch"),
+    )
+    return record.model_dump(mode="json", by_alias=True) | {"weights": record.weights or None}
 
 
 def _fit_seconds(store: Store, arm: Arm) -> float | None:

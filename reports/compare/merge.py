@@ -142,7 +142,7 @@ def merge(candidates: Sequence[Candidate]) -> Run:
     by_name = _variants(candidates)
     kept = [variant for variants in by_name.values() for variant in variants]
     renamed = {c.label: {v.arm.name: v.name for v in kept if v.origin is c} for c in candidates}
-    arms = tuple(replace(v.arm, name=v.name) for v in kept)
+    arms = tuple(v.arm.model_copy(update={"name": v.name}) for v in kept)
     sources = tuple(_source(c, renamed[c.label]) for c in candidates)
     notices = [_merged_notice(sources), *_arm_notices(by_name, candidates), *_machine_notice(sources)]
     notices += _statistics_notice(candidates)

@@ -21,6 +21,7 @@ from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.scores import METRICS
 from gtvbench.bench.files.store import SCHEMA
 from gtvbench.bench.study.file import StatisticsOptions
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.run import records as reading
 
 #: Columns of the score table without which there is nothing to report, and those that can do without.
@@ -55,37 +56,8 @@ class Source:
     weights: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One method with one fusion, and how it ended; fields as in arms.json."""
-
-    name: str
-    method: str
-    fusion: str
-    status: str
-    reason: str | None = None
-    trains: bool = False
-    prompts: tuple[str, ...] = ()
-    cut_schedule: str | None = None
-    weights: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    adapter: str = ""
-    seed: int | None = None
-    device: str | None = None
-    peak_host_bytes: float | None = None
-    peak_device_bytes: float | None = None
-    preparation_seconds: float | None = None
-    best_epoch: int | None = None
-
-    @property
-    def box_prompted(self) -> bool:
-        """Whether the method is told where the target is."""
-        return "box" in self.prompts
-
-    @property
-    def published_weights(self) -> str | None:
-        """Name of the published weights that the arm's file is, by its digest; None for any other file."""
-        return self.weights.get("published")
+class Arm(ArmRecord):
+    """One method with one fusion, and how it ended, in the report's words."""
 
     @property
     def weights_words(self) -> str:
@@ -94,37 +66,9 @@ class Arm:
         return f"{name} (published weights, verified)" if self.published_weights else name
 
     @property
-    def kind(self) -> str:
-        """Registered name of the method; `method` is the study's own name for it."""
-        return self.adapter or self.method
-
-    @property
     def box_only(self) -> bool:
         """Whether the method is the prompt and nothing else."""
         return self.kind in BOX_ONLY
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Arm:
-        """Read one record of arms.json; KeyError where the name is missing."""
-        return cls(
-            name=str(record["arm"]),
-            method=str(record.get("method") or record["arm"]),
-            fusion=str(record.get("fusion") or "none"),
-            status=str(record.get("status") or "unknown"),
-            reason=record.get("reason"),
-            trains=bool(record.get("trains")),
-            prompts=tuple(str(p) for p in record.get("prompts") or ()),
-            cut_schedule=record.get("cut_schedule"),
-            weights=record.get("weights") or {},
-            options=record.get("options") or {},
-            adapter=str(record.get("adapter") or ""),
-            seed=record.get("seed"),
-            device=record.get("device"),
-            peak_host_bytes=record.get("peak_host_bytes"),
-            peak_device_bytes=record.get("peak_device_bytes"),
-            preparation_seconds=record.get("preparation_seconds"),
-            best_epoch=record.get("best_epoch"),
-        )
 
 
 @dataclass(frozen=True)
@@ -289,7 +233,7 @@ def _schema(path: Path) -> list[str]:
 
 
 def _arms(path: Path) -> tuple[Arm, ...]:
-    arms = tuple(Arm.from_record(record) for record in reading.records(path, reading.ArmShape))
+    arms = tuple(Arm.model_validate(record) for record in reading.records(path, ArmRecord))
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

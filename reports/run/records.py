@@ -32,27 +32,6 @@ class _Shape(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class ArmShape(_Shape):
-    """A record of arms.json."""
-
-    arm: str
-    method: str | None = None
-    adapter: str | None = None
-    fusion: str | None = None
-    seed: int | None = None
-    status: str | None = None
-    reason: str | None = None
-    trains: bool | None = None
-    prompts: list[str] | None = None
-    weights: dict[str, Any] | None = None
-    options: dict[str, Any] | None = None
-    cut_schedule: str | None = None
-    peak_host_bytes: float | None = None
-    peak_device_bytes: float | None = None
-    preparation_seconds: float | None = None
-    best_epoch: int | None = None
-
-
 class AnyShape(_Shape):
     """A mapping of whatever content."""
 
@@ -109,7 +88,7 @@ def mapping(path: Path, shape: type[_Shape]) -> dict[str, Any]:
     return value
 
 
-def records(path: Path, shape: type[_Shape]) -> list[dict[str, Any]]:
+def records(path: Path, shape: type[BaseModel]) -> list[dict[str, Any]]:
     """A JSON file that holds a list of mappings, their known fields of the right type."""
     value = _read(path, _parsed)
     if not isinstance(value, list):
@@ -142,7 +121,7 @@ def _parsed(path: Path) -> Any:
     return yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
 
 
-def _conforms(value: Any, shape: type[_Shape], path: Path) -> None:
+def _conforms(value: Any, shape: type[BaseModel], path: Path) -> None:
     try:
         shape.model_validate(value)
     except ValidationError as error:

@@ -18,7 +18,8 @@ from gtvbench.reports.tables.comparisons import against_margin
 
 def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> Arm:
     trains = method.startswith(("nnunet", "litemedsam-fine"))
-    return Arm(f"{method}.{fusion}.{seed}", method, fusion, "complete", trains=trains, adapter=adapter, seed=seed)
+    name = f"{method}.{fusion}.{seed}"
+    return Arm(arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed)
 
 
 SIX = [

@@ -341,7 +341,8 @@ def test_failed_cases_stand_in_a_band_of_their_own(tmp_path: Path, new_run: Call
 
 
 def test_colour_tells_the_method_and_marker_the_fusion() -> None:
-    arms = [Arm(f"{m}.{f}", m, f, "complete") for m in "abcdefgh" for f in ("ct-only", "multimodal")]
+    fusions = ("ct-only", "multimodal")
+    arms = [Arm(arm=f"{m}.{f}", method=m, fusion=f, status="complete") for m in "abcdefgh" for f in fusions]
     style = violins.styles(arms)
     assert style["a.ct-only"][0] == style["a.multimodal"][0] != style["b.ct-only"][0]
     assert style["a.ct-only"][1] != style["a.multimodal"][1]
