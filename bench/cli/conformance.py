@@ -153,10 +153,10 @@ class _Suite:
                 "methods": {self.name: self.options},
             }
         )
-        runner = Run(study, Path.cwd(), self.folder / name, [self.name], Display("quiet"), report=False)
-        outcome = runner.execute()
+        run = Run(study, Path.cwd(), self.folder / name, [self.name], Display("quiet"), report=False)
+        outcome = run.execute()
         if outcome.exit_code:
-            raise _BrokenError("; ".join(failure["message"] for failure in runner.failures))
+            raise _BrokenError("; ".join(failure["message"] for failure in outcome.failures))
         return outcome
 
     def _predictions(self, name: str) -> dict[str, str]:

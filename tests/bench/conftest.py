@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gtvbench.bench.files.progress import Display
+from gtvbench.bench.run.plan import Ready
 from gtvbench.bench.run.run import Outcome, Run
 from gtvbench.bench.study.file import Study
 
@@ -16,7 +17,7 @@ BASE: dict[str, Any] = {
     "split": {"counts": {"train": 1, "validation": 1, "test": 2}},
 }
 
-Execute = Callable[..., tuple[Outcome, Run]]
+Execute = Callable[..., tuple[Outcome, Ready]]
 
 
 def small_study(**changes: Any) -> Study:
@@ -40,16 +41,18 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def execute(tmp_path: Path) -> Execute:
-    """Run a small phantom study in this process (its arms in their own) and return the outcome and the run.
+    """Run a small phantom study in this process (its arms in their own); the outcome, and what its arms were given.
 
     The report is made where the test looks at its `page`.
     """
 
     def run(
         arms: list[str], folder: str = "run", base: Path | None = None, page: bool = False, **changes: Any
-    ) -> tuple[Outcome, Run]:
-        runner = Run(small_study(**changes), base or tmp_path, tmp_path / folder, arms, Display("quiet"), page)
-        return runner.execute(), runner
+    ) -> tuple[Outcome, Ready]:
+        outcome = Run(
+            small_study(**changes), base or tmp_path, tmp_path / folder, arms, Display("quiet"), page
+        ).execute()
+        return outcome, outcome.ready
 
     return run
 
