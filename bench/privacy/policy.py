@@ -19,12 +19,11 @@ from typing import Any
 import yaml
 
 from gtvbench.bench.core.errors import BenchError
+from gtvbench.bench.privacy.paths import GONE, is_path, redact
 from gtvbench.bench.study.file import Study
 
 #: Stands for an option that tells where something lies.
 HIDDEN = "<private>"
-#: Stands for a piece of text that was taken out.
-GONE = "\u2026"
 
 #: Files that stay with whoever has the patients, as patterns of their path in the run folder ("*" crosses folders).
 PRIVATE = (
@@ -43,11 +42,6 @@ SHORTEST_TERM = 3
 _UID = re.compile(r"(?<![\w.])\d+(?:\.\d+){4,}(?![\w.]*\w)")
 _DATE = re.compile(r"(?<![\w.])(?:19|20)\d\d[-./]?(?:0[1-9]|1[0-2])[-./]?(?:0[1-9]|[12]\d|3[01])(?!\w)")
 _TIME = re.compile(r"(?<![\w.])(?:[01]\d|2[0-3])[0-5]\d[0-5]\d(?:\.\d{1,6})?(?!\w)")
-# A path begins at / ~/ C:\ or \\server, not inside a word (km/h) or after a dot or a slash (https://).
-_ROOT = r"(?<![\w./\\~\u2026>])(?:~[\w.-]*/|/(?=[\w.~-])|[A-Za-z]:[\\/]|\\\\(?=\w))"
-_QUOTED = re.compile(rf"""(["'])(?:file://)?({_ROOT}[^\n]*?)\1""")
-_LINE = re.compile(r"(?m)^(\s*file:\s*)(\S.*)$")
-_BARE = re.compile(rf"(?:file://)?{_ROOT}[^\s\"'<>|:;,()\[\]{{}}]*")
 _PATH_KEY = re.compile(r"(?:.*-)?(?:path|paths|file|files|folder|folders|key|directory)")
 
 
@@ -97,7 +91,7 @@ def without_paths(value: Any, base: Path) -> Any:
 def _is_path(text: str, base: Path) -> bool:
     if "\n" in text or "\0" in text or not re.search(r"[\\/]", text):
         return False
-    if re.match(_ROOT, text) or text.startswith(("file://", "../", "..\\", "./")):
+    if is_path(text):
         return True
     try:
         return (base / text).exists()
@@ -120,11 +114,7 @@ class Scrubber:
 
     def text(self, text: str) -> str:
         """The text with each of them replaced by an ellipsis; files of this software keep their name."""
-        text = _LINE.sub(lambda m: m.group(1) + _tail(m.group(2)), text)
-        text = _QUOTED.sub(lambda m: m.group(1) + _tail(m.group(2)) + m.group(1), text)
-        for root in self._roots:
-            text = re.sub(rf"(?<![\w/]){re.escape(root)}(?![\w.-])[^\n\"']*", GONE, text)
-        text = _BARE.sub(lambda m: _tail(m.group()), text)
+        text = redact(text, _name_of_software, self._roots)
         text = _UID.sub(GONE, text)
         folded = text.casefold()
         for term in self._terms:
@@ -193,6 +183,6 @@ def _software() -> tuple[str, ...]:
     return tuple(f"{p}/" for p in (*packages, *found, standard, *(str(Path(p).resolve()) for p in found)))
 
 
-def _tail(path: str) -> str:
+def _name_of_software(path: str) -> str:
     """What stays of a path: the file's name where it is one of this software's, else nothing."""
     return f"{GONE}/{Path(path).name}" if path.startswith(_software()) else GONE

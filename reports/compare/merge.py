@@ -19,11 +19,12 @@ import pandas as pd
 from gtvbench.bench.core.digest import digest_json
 from gtvbench.bench.core.errors import StoreError, StudyError, why
 from gtvbench.bench.files.store import refuse_in_use, write_atomically
+from gtvbench.bench.privacy.paths import redact_all
 from gtvbench.bench.study.file import NAME
 from gtvbench.reports.analysis.contrasts import planned, statistics_of
 from gtvbench.reports.compare.same_study import Candidate, require_agreement
 from gtvbench.reports.run.load import Arm, Notice, Run, Source, comparable, plan_notices, read_run
-from gtvbench.reports.text.numbers import counted, listed, redact_all
+from gtvbench.reports.text.numbers import counted, listed
 
 #: Marks a folder that this module may write to again; its content says what was merged.
 RECORD = "comparison.json"

@@ -31,7 +31,7 @@ from gtvbench.reports.sentences.citations import left_out_words
 from gtvbench.reports.tables import comparisons, published
 from gtvbench.reports.tables import cost as layout_cost
 from gtvbench.reports.tables import table as layout
-from gtvbench.reports.text.numbers import listed, redact, redact_all
+from gtvbench.reports.text.numbers import listed
 
 
 def content(run: Run, book: Book) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def content(run: Run, book: Book) -> dict[str, Any]:
         "published_patients": published.PATIENTS,
         "left_out": left_out_words(run),
         "coverage": _partial_coverage(run),
-        "configuration": json.dumps(redact_all(dict(run.study)), indent=2, ensure_ascii=False, default=str),
+        "configuration": json.dumps(dict(run.study), indent=2, ensure_ascii=False, default=str),
     }
 
 
@@ -167,7 +167,7 @@ def _with_intervals(summary: pd.DataFrame, results: Results) -> pd.DataFrame:
 def _failures(run: Run) -> pd.DataFrame:
     """The failed steps without their tracebacks."""
     columns = ["step", "arm", "case", "status", "message"]
-    rows = [{column: redact(str(failure.get(column) or "")) for column in columns} for failure in run.failures]
+    rows = [{column: str(failure.get(column) or "") for column in columns} for failure in run.failures]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -175,7 +175,7 @@ def _alike(run: Run) -> list[dict[str, Any]]:
     """Failed steps, those of one arm that differ in nothing but the case as one, with their `cases`."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for failure in run.failures:
-        shown = {key: redact(str(failure.get(key) or "")) for key in ("step", "arm", "status", "message", "traceback")}
+        shown = {key: str(failure.get(key) or "") for key in ("step", "arm", "status", "message", "traceback")}
         entry = found.setdefault(tuple(shown.values()), {**shown, "cases": []})
         if failure.get("case"):
             entry["cases"].append(str(failure["case"]))

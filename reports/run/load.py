@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.scores import METRICS
 from gtvbench.bench.files.store import SCHEMA
+from gtvbench.bench.privacy.paths import redact_all
 from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.run import records as reading
@@ -195,10 +196,10 @@ def read_run(folder: Path) -> Run:
     lines += read.lines
     text = "Not every table of this run folder could be used as it is; what is shown leaves out what these lines name."
     run = Run(
-        study=reading.mapping(folder / "study.yaml", reading.StudyShape),
-        provenance=reading.mapping(folder / "provenance.json", reading.ProvenanceShape),
+        study=redact_all(reading.mapping(folder / "study.yaml", reading.StudyShape)),
+        provenance=_pathless(reading.mapping(folder / "provenance.json", reading.ProvenanceShape)),
         arms=arms,
-        failures=tuple(reading.records(folder / "failures.json", reading.AnyShape)),
+        failures=tuple(_pathless(row) for row in reading.records(folder / "failures.json", reading.AnyShape)),
         scores=scores,
         timing={arm: table for arm, table in timing.items() if table is not None and len(table)},
         epochs={arm: table for arm, table in epochs.items() if table is not None and len(table)},
@@ -207,6 +208,12 @@ def read_run(folder: Path) -> Run:
         notices=(Notice("damaged", "Tables missing or damaged", text, tuple(lines)),) if lines else (),
     )
     return replace(run, notices=(*run.notices, *plan_notices(run)))
+
+
+def _pathless(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without paths in its texts: a run writes none, but older versions did."""
+    texts = ("message", "traceback", "reason", "remedy", "options", "notes")
+    return {key: redact_all(value) if key in texts else value for key, value in record.items()}
 
 
 def _ran(arm: Arm) -> bool:
@@ -233,7 +240,7 @@ def _schema(path: Path) -> list[str]:
 
 
 def _arms(path: Path) -> tuple[Arm, ...]:
-    arms = tuple(Arm.model_validate(record) for record in reading.records(path, ArmRecord))
+    arms = tuple(Arm.model_validate(_pathless(record)) for record in reading.records(path, ArmRecord))
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gtvbench.reports.run.load import Arm, Run
-from gtvbench.reports.text.numbers import finite, listed, redact, visible
+from gtvbench.reports.text.numbers import finite, listed, visible
 
 #: A citation inside a text. No name can hold its control characters, because `named` spells them out.
 MARK = re.compile("\x02([a-z0-9,]+)\x03")
@@ -25,8 +25,8 @@ def cite(*keys: str) -> str:
 
 
 def named(value: object) -> str:
-    """A name or value from data: one line, nothing invisible, no folder."""
-    return visible(redact(str(value)))
+    """A name or value from data: one line, nothing invisible."""
+    return visible(str(value))
 
 
 def file_name(value: object) -> str:

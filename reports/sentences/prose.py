@@ -20,7 +20,7 @@ from gtvbench.reports.analysis.scores import order_changes
 from gtvbench.reports.run.load import Arm, Run
 from gtvbench.reports.sentences.citations import SETS, left_out_words, other_weights, weights_file
 from gtvbench.reports.statistics.paired import smallest_p
-from gtvbench.reports.text.numbers import counted, equals, finite, listed, number, percent, redact, signed
+from gtvbench.reports.text.numbers import counted, equals, finite, listed, number, percent, signed
 
 #: Two-sided exact signed-rank test: the smallest p is 2 / 2^n, which is below .05 from six pairs on.
 MIN_FOR_A_TEST = 6
@@ -133,7 +133,7 @@ def _by_reason(pairs: list[tuple[str, str | None]]) -> tuple[str, ...]:
     """'names: reason' lines, the arms that share a reason together."""
     grouped: dict[str, list[str]] = {}
     for name, reason in pairs:
-        grouped.setdefault(redact(reason or "no reason recorded"), []).append(name)
+        grouped.setdefault(reason or "no reason recorded", []).append(name)
     return tuple(f"{listed(names)}: {reason}" for reason, names in grouped.items())
 
 

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from gtvbench.reports.text.addresses import case_link
-from gtvbench.reports.text.numbers import redact, visible
+from gtvbench.reports.text.numbers import visible
 
 _HERE = Path(__file__).parents[1] / "page"
 _BREAK = re.compile(r"([._-])(?=[^\W\d_])")
@@ -62,6 +62,6 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    found.filters.update(name=_name, lines=_lines, redact=redact, case_link=case_link)
+    found.filters.update(name=_name, lines=_lines, case_link=case_link)
     found.globals.update(css=styles(), script=asset("report.js"))
     return found
