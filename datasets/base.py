@@ -52,6 +52,21 @@ class CaseEntry:
     identity: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Inventory:
+    """Where a case lies, and whether it has each of the files that a source needs of it, the reference image first."""
+
+    case: str
+    patient: str
+    folder: Path
+    present: dict[str, bool]
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """What is not there."""
+        return tuple(what for what, there in self.present.items() if not there)
+
+
 class Source(Protocol):
     """A source is made of its options and the study's folder (relative paths in options start there)."""
 

@@ -25,21 +25,15 @@ class _Described(BaseModel):
 class Layout(_Described):
     """One way in which a data set lies on disk.
 
-    `roots`: folders below the user's where it may begin. `reference` {what: pattern} finds the cases, `needed` is what
-    each must have. `folders`: what the `folders` source would take for patients' folders. `part_folders`: the first
-    folder of a case's file is the official part it belongs to. `without`: cases that are left out, and `why`.
-    `dataset`, `images`, `structures`: text for the study file.
+    `roots`: folders below the user's where it may begin. `dataset`, `images`, `structures`: text for the study file,
+    and at once what is looked for: it is there where the source that they describe finds cases. `part_folders`: the
+    first folder of a case is the official part it belongs to. `without`: cases that are left out, and `why`.
     """
 
     name: str
     variant: str | None = None
     roots: tuple[str, ...] = (".",)
-    folders: str | tuple[str, ...] = ()
-    case_regex: str = "[^/]+"
-    patient_regex: str | None = None
     part_folders: bool = False
-    reference: dict[str, str] = Field(min_length=1, max_length=1)
-    needed: dict[str, str] = Field(default_factory=dict)
     without: tuple[str, ...] = ()
     why: str = ""
     dataset: str

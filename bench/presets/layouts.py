@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
 
 from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.presets.description import Found, Layout, Preset, exclude_text
-from gtvbench.datasets.assembly.assemble import patient_of
-from gtvbench.datasets.assembly.patterns import cases_of, files_of, listed
+from gtvbench.bench.study.cohort import open_source
+from gtvbench.datasets.assembly.patterns import listed
+from gtvbench.datasets.base import Inventory
 
 
 def look_for_layouts(known: Preset, path: Path, variant: str | None) -> Found:
@@ -18,18 +24,17 @@ def look_for_layouts(known: Preset, path: Path, variant: str | None) -> Found:
     for layout in known.layouts:
         if layout.variant not in (None, variant):
             continue
+        study = _study(known, layout)
         for root in _roots(path, layout.roots):
-            seen = _seen(layout, root)
+            seen = _Seen(layout, root, _inventory(study, root))
             if best is None or (len(seen.whole), len(seen.cases)) > (len(best.whole), len(best.cases)):
                 best = seen
     if best is None or not best.cases:
         what = f" ({known.variants[variant]})" if variant else ""
         raise DataError(f"this is not the layout of {known.title}{what}", file=path, remedy=known.expected())
     if not best.whole:
-        what, pattern = next(iter(best.layout.reference.items()))
-        counts = "; ".join(f"{w}: {best.having(w)} ({p})" for w, p in best.layout.needed.items())
         raise DataError(
-            f"{len(best.cases)} cases have {what} ({pattern}), but none has all it needs: {counts}",
+            f"none of {len(best.cases)} cases has all it needs: {best.counts()}",
             file=best.root,
             remedy=known.expected(),
         )
@@ -38,75 +43,78 @@ def look_for_layouts(known: Preset, path: Path, variant: str | None) -> Found:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Cases of a layout: `cases` {case: its reference file}, and for each what it lacks."""
+    """What the source of a layout finds below a folder; cases that lack everything are no cases."""
 
     layout: Layout
     root: Path
-    cases: Mapping[str, Path]
-    lacking: Mapping[str, tuple[str, ...]]
+    every: Sequence[Inventory]
 
     @property
-    def whole(self) -> list[str]:
-        return [case for case in self.cases if not self.lacking[case] and case not in self.layout.without]
+    def cases(self) -> list[Inventory]:
+        return [case for case in self.every if any(case.present.values())]
 
-    def having(self, what: str) -> int:
-        return sum(what not in lacking for lacking in self.lacking.values())
+    @property
+    def whole(self) -> list[Inventory]:
+        return [case for case in self.cases if not case.lacking and case.case not in self.layout.without]
+
+    def counts(self) -> str:
+        """How many cases have each of the files needed."""
+        wanted = self.cases[0].present
+        return ", ".join(f"{sum(case.present[what] for case in self.cases)} with {what}" for what in wanted)
 
 
-def _seen(layout: Layout, root: Path) -> _Seen:
-    (pattern,) = layout.reference.values()
-    cases = cases_of(root, pattern, layout.case_regex)
-    lacking = {
-        case: tuple(what for what, wanted in layout.needed.items() if not files_of(root, wanted, case))
-        for case in cases
-    }
-    return _Seen(layout, root, cases, lacking)
+def _study(known: Preset, layout: Layout) -> dict[str, Any]:
+    """Data set and structures of the study file of a layout, with the folder of the data as its base."""
+    dataset = Template(layout.dataset).safe_substitute(path=".", exclude="", images=layout.images.replace("\n", "\n  "))
+    filled = Template(known.text).safe_substitute(
+        dataset="  {}", structures=layout.structures, source="", split="", common=""
+    )
+    return {"dataset": yaml.safe_load(dataset), "structures": yaml.safe_load(filled)["structures"]}
+
+
+def _inventory(study: dict[str, Any], root: Path) -> list[Inventory]:
+    try:
+        source = open_source(study["dataset"], root, structures_from(study["structures"]), seed=0)
+        found: list[Inventory] = source.inventory()
+    except DataError as error:
+        if error.case is not None:  # it is there, with a case in two places
+            raise
+        return []
+    return found
 
 
 def _found(known: Preset, seen: _Seen) -> Found:
-    layout, whole = seen.layout, set(seen.whole)
-    (reference,) = layout.reference
-    lines = [f"{layout.name}: " + ", ".join(
-        f"{seen.having(what)} with {what}" for what in layout.needed
-    ) + f", of {len(seen.cases)} with {reference}"]  # fmt: skip
-    for what in layout.needed:
-        without = [case for case, lacking in seen.lacking.items() if what in lacking]
-        if without:
-            lines.append(f"left out, {what} is missing: {listed(without)}")
-    gone = [case for case in layout.without if case in seen.cases]
-    if gone:
-        lines.append(f"left out, {layout.why}: {listed(gone)}")
-    every = set(seen.cases)
-    patterns = (layout.folders,) if isinstance(layout.folders, str) else layout.folders
-    if patterns:  # the source takes every folder for a patient, also one without an image
-        every = {p.name for wanted in patterns for p in seen.root.glob(wanted) if p.is_dir() and p.name[0] != "."}
-        strange = sorted(every - set(seen.cases))
-        if strange:
-            lines.append(f"left out, {reference} is missing: {listed(strange)}")
+    layout, whole = seen.layout, seen.whole
+    lines = [f"{layout.name}: {len(seen.cases)} cases, {seen.counts()}"]
+    reasons: dict[str, list[str]] = {}
+    for case in seen.every:
+        if case.lacking:
+            what = f"{', '.join(case.lacking)} {'is' if len(case.lacking) == 1 else 'are'} missing"
+            reasons.setdefault(what, []).append(case.case)
+        elif case.case in layout.without:
+            reasons.setdefault(layout.why, []).append(case.case)
+    lines += [f"left out, {why}: {listed(cases)}" for why, cases in reasons.items()]
     return Found(
         seen.root,
         layout.dataset,
         layout.structures,
-        _by_part(known, seen, whole),
+        _by_part(known, seen),
         tuple(lines),
-        exclude_text(sorted(every - whole)),
+        exclude_text(sorted({case.case for case in seen.every} - {case.case for case in whole})),
         layout.images.strip().replace("\n", "\n  "),
     )
 
 
-def _by_part(known: Preset, seen: _Seen, whole: set[str]) -> dict[str, list[str]]:
+def _by_part(known: Preset, seen: _Seen) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for case, path in seen.cases.items():
-        if case not in whole:
-            continue
+    for case in seen.whole:
         part = ""
         if seen.layout.part_folders:
-            first = path.relative_to(seen.root).parts[0]
+            first = case.folder.relative_to(seen.root).parts[0]
             part = next((subset for subset, called in known.parts.items() if first in called), "")
-        patient = patient_of(case, seen.layout.patient_regex)
         members = found.setdefault(part, [])
-        if patient not in members:
-            members.append(patient)
+        if case.patient not in members:
+            members.append(case.patient)
     return {"": [p for members in found.values() for p in members]} if "" in found else found
 
 

@@ -29,7 +29,7 @@ from gtvbench.datasets.assembly.assemble import (
 )
 from gtvbench.datasets.assembly.masks import MaskEntry, MaskFile, Meaning, meaning_of, merged_label
 from gtvbench.datasets.assembly.patterns import CASE, cases_of, check_pattern, files_of, folders_of, listed, near
-from gtvbench.datasets.base import CaseEntry, SourceOptions
+from gtvbench.datasets.base import CaseEntry, Inventory, SourceOptions
 from gtvbench.datasets.registration.register import RegistrationOptions
 
 _PATIENT = "{patient}"
@@ -146,6 +146,25 @@ class Files:
             }
             found.append(CaseEntry(case, patient_of(case, self._options.patient_regex), identity))
         return found
+
+    def inventory(self) -> list[Inventory]:
+        """What each case has of what is needed: images and masks, or any mask where all of them are optional."""
+        options = self._options
+        first = options.reference_modality
+        wanted = {m: [options.images[m]] for m in sorted(options.images, key=lambda m: m != first)}
+        needed = [mask for mask in options.masks if not mask.optional]
+        wanted |= {mask.structure or "label map": [mask.file] for mask in needed}
+        if not needed:
+            wanted["any mask"] = [mask.file for mask in options.masks]
+        return [
+            Inventory(
+                case,
+                patient_of(case, options.patient_regex),
+                folder,
+                {what: any(self._matches(case, p) for p in patterns) for what, patterns in wanted.items()},
+            )
+            for case, folder in self._cases().items()
+        ]
 
     def modalities(self) -> tuple[str, ...]:
         """Modalities of which at least one case has a file."""

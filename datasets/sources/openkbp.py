@@ -25,7 +25,7 @@ from gtvbench.bench.core.geometry import Grid, Volume
 from gtvbench.bench.core.structures import Structure
 from gtvbench.datasets.assembly.assemble import CaseParts, CropOptions, Part, put_together, stamp
 from gtvbench.datasets.assembly.patterns import folders_of
-from gtvbench.datasets.base import CaseEntry, SourceOptions
+from gtvbench.datasets.base import CaseEntry, Inventory, SourceOptions
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -105,6 +105,17 @@ class OpenKbpCsv:
             }
             found.append(CaseEntry(case, case, identity))
         return found
+
+    def inventory(self) -> list[Inventory]:
+        """What each patient has of what is needed: CT, voxel sizes, and any of the structures."""
+        names = [self._file_name(structure) for structure in self._structures]
+        wanted = {"CT": ["ct.csv"], "voxel sizes": ["voxel_dimensions.csv"], "any structure": names}
+        return [
+            Inventory(
+                case, case, folder, {what: any((folder / n).is_file() for n in files) for what, files in wanted.items()}
+            )
+            for case, folder in self._folders().items()
+        ]
 
     def modalities(self) -> tuple[str, ...]:
         """CT alone."""
