@@ -23,7 +23,7 @@ from gtvbench.bench.study.file import Study
 
 
 @dataclass(frozen=True)
-class Result:
+class ClaimResult:
     """One promise: its title, whether it was kept, and what was seen where it was not."""
 
     title: str
@@ -35,7 +35,7 @@ class _BrokenError(Exception):
     """A promise was not kept."""
 
 
-def conformance(name: str, overrides: list[str] | None = None, folder: Path | None = None) -> list[Result]:
+def conformance(name: str, overrides: list[str] | None = None, folder: Path | None = None) -> list[ClaimResult]:
     """Check the method `name`; `overrides` are its options as KEY=VALUE. `folder` keeps the runs (default: removed)."""
     cls = registry.load(registry.METHODS, name)
     options = dict(_pair(text) for text in overrides or [])
@@ -55,16 +55,16 @@ def _pair(text: str) -> tuple[str, Any]:
     return key.strip(), yaml.safe_load(value)
 
 
-def _attempt(title: str, check: Callable[[], None]) -> Result:
+def _attempt(title: str, check: Callable[[], None]) -> ClaimResult:
     try:
         check()
     except _BrokenError as error:
-        return Result(title, False, str(error))
+        return ClaimResult(title, False, str(error))
     except BenchError as error:
-        return Result(title, False, str(error))
+        return ClaimResult(title, False, str(error))
     except Exception as error:
-        return Result(title, False, f"{type(error).__name__}: {error}")
-    return Result(title, True)
+        return ClaimResult(title, False, f"{type(error).__name__}: {error}")
+    return ClaimResult(title, True)
 
 
 @dataclass

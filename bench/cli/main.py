@@ -231,12 +231,12 @@ def weights(
     as_json: AsJson = False,
 ) -> None:
     """List the known weights, verify a file, or download where there is a network."""
-    from gtvbench.bench.study import weights as catalogue
+    from gtvbench.bench.study import weights
 
     if action != "list" and name is None:
         raise StudyError(f"'bench weights {action}' needs a name", remedy="see 'bench weights list'")
     if action == "list":
-        rows = catalogue.listing()
+        rows = weights.listing()
         if as_json:
             typer.echo(json.dumps(rows))
             return
@@ -249,12 +249,12 @@ def weights(
                         _out.print(f"  {'or' if number else key:10}{text}", markup=False, highlight=False)
     elif action == "verify" and name is not None:
         path = Path(name).expanduser()
-        claimed = path.name if path.name in catalogue.CATALOGUE else None
-        found = catalogue.verify(path, claimed) if path.is_file() else catalogue.locate(name)
+        claimed = path.name if path.name in weights.CATALOGUE else None
+        found = weights.verify(path, claimed) if path.is_file() else weights.locate(name)
         typer.echo(f"{found.path}: sha256 {found.sha256}, git blob {found.git_blob}, "
                    f"{'known as ' + found.known.name if found.known else 'not in the catalogue'}")  # fmt: skip
     elif name is not None:
-        typer.echo(str(catalogue.download(name)))
+        typer.echo(str(weights.download(name)))
 
 
 @app.command(name="check-adapter")

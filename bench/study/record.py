@@ -7,6 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+#: Methods whose mask is the prompt itself: what the box alone gives away.
+BOX_ONLY = ("box-fill", "box-ellipse")
+
 
 class ArmRecord(BaseModel):
     """One arm: what it is, how it ended, and what was measured of all of it. What an older version did not record is
@@ -59,3 +62,14 @@ class ArmRecord(BaseModel):
     def kind(self) -> str:
         """Registered name of the method; `method` is the study's own name for it."""
         return self.adapter or self.method
+
+    @property
+    def weights_words(self) -> str:
+        """The file of weights, and whether it is a published one."""
+        name = str(self.weights.get("name") or "")
+        return f"{name} (published weights, verified)" if self.published_weights else name
+
+    @property
+    def box_only(self) -> bool:
+        """Whether the method is the prompt and nothing else."""
+        return self.kind in BOX_ONLY

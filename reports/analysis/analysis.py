@@ -13,7 +13,7 @@ import pandas as pd
 from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.reports.analysis import contrasts, descriptions, scores, volumes
 from gtvbench.reports.analysis.models import Model, models
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.statistics.ranking import TAU_EDGES
 
 #: Version of stats.json, raised when a path of it changes its name or meaning.
@@ -62,7 +62,7 @@ class Results:
         return None
 
 
-def analyse(run: Run, wide: pd.DataFrame) -> Results:
+def analyse(run: FinishedRun, wide: pd.DataFrame) -> Results:
     """Every statistic of the report; `wide` is scores.wide_scores(run.scores).
 
     Patients are resampled with a fixed seed: the same tables give the same numbers. Raises StoreError where the study

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.scores import HIGHER_IS_BETTER, WHOLE_VOLUME
 from gtvbench.bench.study.file import StatisticsOptions, problems
-from gtvbench.reports.run.load import Arm, Run, comparable
+from gtvbench.bench.study.record import ArmRecord
+from gtvbench.reports.run.load import FinishedRun, comparable
 from gtvbench.reports.statistics.intervals import bca_levels
 from gtvbench.reports.statistics.paired import (
     DIGITS,
@@ -52,7 +53,7 @@ COLUMNS = (
 _TUNED, _ZERO = "litemedsam-fine-tuned", "litemedsam-zero-shot"
 
 
-def planned(arms: Sequence[Arm]) -> list[tuple[str, str]]:
+def planned(arms: Sequence[ArmRecord]) -> list[tuple[str, str]]:
     """The contrasts (one, other) that are planned before any result is seen, of the arms there are.
 
     Fine-tuned against zero-shot within each fusion; multimodal against ct-only within each LiteMedSAM method;
@@ -92,7 +93,7 @@ def by_patient(wide: pd.DataFrame, structure: str, metric: str) -> pd.DataFrame:
     return cases.groupby(level="patient").mean().mask(gaps).sort_index()
 
 
-def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def contrasts(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """A row for each pair of arms, structure and primary metric, over the patients whom both arms have a score for.
 
     Holm's adjustment is within the planned pairs of a structure and metric. `p` is Wilcoxon's signed-rank test; NaN
@@ -117,7 +118,7 @@ def contrasts(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def planned_pairs(run: Run) -> list[tuple[str, str]]:
+def planned_pairs(run: FinishedRun) -> list[tuple[str, str]]:
     """The planned contrasts of the arms with scores: `planned`, or the study file's.
 
     There a name without its seed stands for its repetitions.
@@ -137,7 +138,7 @@ def planned_pairs(run: Run) -> list[tuple[str, str]]:
     return list({frozenset(pair): pair for pair in reversed(pairs)}.values())[::-1]
 
 
-def statistics_of(run: Run) -> StatisticsOptions:
+def statistics_of(run: FinishedRun) -> StatisticsOptions:
     """What the study file says of the comparison; a run of before has the defaults. StoreError where it is no sense."""
     try:
         return StatisticsOptions.model_validate(run.study.get("statistics") or {})
@@ -192,7 +193,7 @@ def _family(
     return rows
 
 
-def rankings(run: Run, wide: pd.DataFrame) -> list[dict[str, Any]]:
+def rankings(run: FinishedRun, wide: pd.DataFrame) -> list[dict[str, Any]]:
     """Friedman's test, critical difference and the stability of each scheme, for each structure and primary metric.
 
     Arms without any score are left out, then patients whom any remaining arm lacks a score for: all arms are ranked on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 
 #: Arms of one method do the same work: above this ratio of their times the machine was busy with something else.
 _SAME_WORK = 2.0
@@ -20,7 +20,7 @@ STAGES = {
 }
 
 
-def epoch_summary(run: Run) -> pd.DataFrame:
+def epoch_summary(run: FinishedRun) -> pd.DataFrame:
     """For each trained arm: epochs, the first one's time, median of the others, total, best epoch (losses: lowest).
 
     The first epoch is kept apart, because it also pays for caches, compilation and memory.
@@ -52,7 +52,7 @@ def epoch_summary(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _observations(run: Run, arm: str) -> dict[str, pd.Series[float]]:
+def _observations(run: FinishedRun, arm: str) -> dict[str, pd.Series[float]]:
     """Seconds of each stage of STAGES that the arm has."""
     timing = run.timing.get(arm)
     if timing is None:
@@ -69,7 +69,7 @@ def _observations(run: Run, arm: str) -> dict[str, pd.Series[float]]:
     return {stage: found[stage] for stage in STAGES if stage in found and len(found[stage])}
 
 
-def stage_summary(run: Run) -> pd.DataFrame:
+def stage_summary(run: FinishedRun) -> pd.DataFrame:
     """Distribution of each stage's time for each arm, at batch 1, warm-up calls left out: n, median, IQR, p95."""
     rows = []
     for arm in run.arm_names:
@@ -88,7 +88,7 @@ def stage_summary(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "stage", "n", "median_s", "q1_s", "q3_s", "p95_s"])
 
 
-def seconds_per_slice(run: Run, arm: str) -> float | None:
+def seconds_per_slice(run: FinishedRun, arm: str) -> float | None:
     """Median seconds for one slice: encode + decode where slices are walked, else case time / slices of the grid."""
     found = _observations(run, arm)
     if "slice" in found:
@@ -105,7 +105,7 @@ def seconds_per_slice(run: Run, arm: str) -> float | None:
     return float(pd.Series(shares).median()) if shares else None
 
 
-def disturbed(run: Run) -> float | None:
+def disturbed(run: FinishedRun) -> float | None:
     """How many times slower one arm of a method is than another of it, by median slice; None below a factor of two.
 
     Arms of a method that differ in the fusion alone do the same work: a large ratio says that the machine was busy.
@@ -120,7 +120,7 @@ def disturbed(run: Run) -> float | None:
     return worst if worst > _SAME_WORK else None
 
 
-def resources(run: Run) -> pd.DataFrame:
+def resources(run: FinishedRun) -> pd.DataFrame:
     """For each arm that ran: device, loading, warm-up (calls, first call), batched throughput, peak memory."""
     rows = []
     for arm in run.arms:

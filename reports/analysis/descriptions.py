@@ -12,7 +12,7 @@ import pandas as pd
 from gtvbench.bench.core.scores import HIGHER_IS_BETTER, WHOLE_VOLUME
 from gtvbench.reports.analysis.contrasts import SEED, by_patient, statistics_of
 from gtvbench.reports.analysis.scores import of_scope
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.statistics.agreement import variance_components
 from gtvbench.reports.statistics.intervals import bca_of_means, of_median
 from gtvbench.reports.statistics.profiles import performance_profile
@@ -21,7 +21,7 @@ from gtvbench.reports.statistics.profiles import performance_profile
 POINTS, FARTHEST_MM = 101, 100.0
 
 
-def flow(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def flow(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """From the split to the scores, a row for each structure.
 
     Columns: test_patients (of the split), patients and cases (in the table of scores), present_patients and
@@ -50,7 +50,7 @@ SUMMARY_COLUMNS = (
 )  # fmt: skip
 
 
-def summary(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def summary(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """Scores of each arm over patients who have the structure, with 95 % intervals: a row a structure, metric and arm.
 
     The interval of the mean is BCa over patients, that of the median by order statistics; where one does not exist its
@@ -98,7 +98,7 @@ def _finite(value: float) -> float:
 PROFILE_COLUMNS = ("structure", "metric", "arm", "n", "threshold", "share", "low", "high")
 
 
-def profiles(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def profiles(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """Share of patients at least as good as a threshold, with a pointwise 95 % band, for each primary metric and arm.
 
     Thresholds are 0 to 1 (DSC, NSD), or 0 to the 95th percentile of the arms' distances (at most FARTHEST_MM), POINTS
@@ -132,7 +132,7 @@ REPEAT_COLUMNS = (
 )  # fmt: skip
 
 
-def repetitions(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def repetitions(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """Run-to-run spread: a row for each method and fusion with at least two seeds, structure and primary metric.
 
     Over the patients whom every seed has a score for. `means`: the mean of each seed; `sd_of_means` their SD, which

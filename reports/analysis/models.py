@@ -11,7 +11,7 @@ import pandas as pd
 
 from gtvbench.reports.analysis.contrasts import SEED, by_patient, statistics_of
 from gtvbench.reports.analysis.volumes import reference_volumes
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.statistics.mixed import random_intercept
 
 METHOD, STRUCTURE, VOLUME = "method", "structure", "log V_ref"
@@ -76,7 +76,7 @@ class Model:
     tests: tuple[JointTest, ...]
 
 
-def models(run: Run, wide: pd.DataFrame) -> list[Model]:
+def models(run: FinishedRun, wide: pd.DataFrame) -> list[Model]:
     """Two kinds for each primary metric.
 
     Over all structures score ~ method x structure + log V_ref + (1 | patient); for each structure (`by_volume`)
@@ -98,7 +98,7 @@ def models(run: Run, wide: pd.DataFrame) -> list[Model]:
     return found
 
 
-def _long(run: Run, wide: pd.DataFrame, metric: str) -> pd.DataFrame:
+def _long(run: FinishedRun, wide: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Finite scores: patient, structure, arm, score, volume (NaN where none is recorded)."""
     parts = []
     for structure in run.structures:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from gtvbench.reports.analysis.contrasts import SEED, by_patient, statistics_of
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.statistics.agreement import Agreement, bland_altman, icc_agreement
 from gtvbench.reports.statistics.intervals import bca_of_means
 from gtvbench.reports.statistics.profiles import smooth, thirds
@@ -34,7 +34,7 @@ def reference_volumes(wide: pd.DataFrame, structure: str) -> pd.Series[float]:
 POINT_COLUMNS = ("structure", "arm", "patient", "reference_ml", "predicted_ml")
 
 
-def paired_volumes(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def paired_volumes(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """Reference and predicted volume of each patient, structure and arm; a failed case has the predicted volume 0.
 
     Patients without a recorded reference volume, or a predicted one that is not finite though the case did not fail,
@@ -101,7 +101,7 @@ SUBGROUP_COLUMNS = (
 )  # fmt: skip
 
 
-def subgroups(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def subgroups(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """Mean score with its BCa interval in each third of patients by reference volume.
 
     `from_ml` to `to_ml` is the range of a third. A row for each structure, primary metric, third and arm; nothing
@@ -135,7 +135,7 @@ def subgroups(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
 TREND_COLUMNS = ("structure", "metric", "arm", "volume_ml", "score")
 
 
-def trends(run: Run, wide: pd.DataFrame) -> pd.DataFrame:
+def trends(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     """Lowess of each arm's score against log reference volume.
 
     A row for each structure, primary metric, arm and one of POINTS volumes. Nothing for an arm with too few patients

@@ -21,9 +21,10 @@ from gtvbench.bench.core.errors import StoreError, StudyError, why
 from gtvbench.bench.files.store import refuse_in_use, write_atomically
 from gtvbench.bench.privacy.paths import redact_all
 from gtvbench.bench.study.file import NAME
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import planned, statistics_of
 from gtvbench.reports.compare.same_study import Candidate, require_agreement
-from gtvbench.reports.run.load import Arm, Notice, Run, Source, comparable, plan_notices, read_run
+from gtvbench.reports.run.load import FinishedRun, Notice, SourceRun, comparable, plan_notices, read_run
 from gtvbench.reports.text.numbers import counted, listed
 
 #: Marks a folder that this module may write to again; its content says what was merged.
@@ -38,7 +39,7 @@ MARK = "@"
 class _Variant:
     """An arm as one run has it, its name in the merged run, and the labels of the runs with the very same result."""
 
-    arm: Arm
+    arm: ArmRecord
     name: str
     origin: Candidate
     same: tuple[str, ...] = ()
@@ -134,7 +135,7 @@ def _require_suitable(target: Path, runs: Sequence[Path]) -> None:
         )
 
 
-def merge(candidates: Sequence[Candidate]) -> Run:
+def merge(candidates: Sequence[Candidate]) -> FinishedRun:
     """The arms of several runs as one run; study, split and prompts are those of the first.
 
     Raises DigestError where the runs were made from other data, split or prompts, or score in another way.
@@ -147,7 +148,7 @@ def merge(candidates: Sequence[Candidate]) -> Run:
     sources = tuple(_source(c, renamed[c.label]) for c in candidates)
     notices = [_merged_notice(sources), *_arm_notices(by_name, candidates), *_machine_notice(sources)]
     notices += _statistics_notice(candidates)
-    run = Run(
+    run = FinishedRun(
         study=_study(candidates, by_name, arms),
         provenance=_provenance(sources),
         arms=arms,
@@ -185,7 +186,7 @@ def _variants(candidates: Sequence[Candidate]) -> dict[str, list[_Variant]]:
     return found
 
 
-def _identity(run: Run, arm: Arm) -> str:
+def _identity(run: FinishedRun, arm: ArmRecord) -> str:
     """Digest of what an arm is and of its scores: equal only where the results are the same to the last bit."""
     columns = ["case", "structure", "scope", "metric", "status"]
     rows = run.scores[run.scores["arm"] == arm.name].sort_values(columns[:4])
@@ -200,7 +201,7 @@ def _of_arms(table: pd.DataFrame, renamed: Mapping[str, str]) -> pd.DataFrame:
     return part
 
 
-def _failures(run: Run, renamed: Mapping[str, str]) -> list[dict[str, Any]]:
+def _failures(run: FinishedRun, renamed: Mapping[str, str]) -> list[dict[str, Any]]:
     """Failed steps of the arms that were kept, and of no arm at all."""
     own = {arm.name for arm in run.arms}
     dropped = own - set(renamed)
@@ -208,20 +209,20 @@ def _failures(run: Run, renamed: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{**f, "arm": renamed.get(str(f.get("arm")), f.get("arm"))} for f in kept]
 
 
-def _source(candidate: Candidate, renamed: Mapping[str, str]) -> Source:
+def _source(candidate: Candidate, renamed: Mapping[str, str]) -> SourceRun:
     own = [arm for arm in candidate.run.arms if arm.name in renamed]
     devices = dict.fromkeys(str(arm.device) for arm in own if arm.device)
     weights = dict.fromkeys(_weights(arm) for arm in own if arm.weights)
-    return Source(candidate.label, candidate.run.provenance, tuple(renamed.values()), tuple(devices), tuple(weights))
+    return SourceRun(candidate.label, candidate.run.provenance, tuple(renamed.values()), tuple(devices), tuple(weights))
 
 
-def _weights(arm: Arm) -> str:
+def _weights(arm: ArmRecord) -> str:
     digest = str(arm.weights.get("sha256") or "not recorded")[:12]
     return f"{arm.weights_words}, sha256 {digest}"
 
 
 def _study(
-    candidates: Sequence[Candidate], by_name: Mapping[str, list[_Variant]], arms: Sequence[Arm]
+    candidates: Sequence[Candidate], by_name: Mapping[str, list[_Variant]], arms: Sequence[ArmRecord]
 ) -> dict[str, Any]:
     """Study file of the first run, its planned contrasts between the arms as they are named now.
 
@@ -247,7 +248,7 @@ def _study(
 def _named_pairs(candidates: Sequence[Candidate], declared: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """The declared pairs of arms by their names in the runs, repetitions pair by pair."""
 
-    def named(name: str) -> dict[str, Arm]:
+    def named(name: str) -> dict[str, ArmRecord]:
         return {arm.name: arm for c in candidates for arm in c.run.named(name)}
 
     return [
@@ -259,7 +260,7 @@ def _named_pairs(candidates: Sequence[Candidate], declared: Sequence[tuple[str, 
     ]
 
 
-def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
+def _provenance(sources: Sequence[SourceRun]) -> dict[str, Any]:
     """Provenance of the first run; where the environments differ, every value with the label of its run."""
     merged = dict(sources[0].provenance)
     for key in ("gtvbench", "git", "python", "platform", "hardware", "packages", "seed"):
@@ -280,7 +281,7 @@ def _joined(values: Sequence[tuple[str, Any]]) -> Any:
     return ", ".join(f"{'none' if value is None else value} ({label})" for label, value in values)
 
 
-def machine(source: Source) -> str:
+def machine(source: SourceRun) -> str:
     """Versions, hardware, devices and weights of a run in a line."""
     provenance = source.provenance
     hardware = provenance.get("hardware") or {}
@@ -293,7 +294,7 @@ def machine(source: Source) -> str:
     return f"gtvbench {version}{commit}; {processor}, {cores} cores, {memory} GB, {accelerator}{devices}{weights}"
 
 
-def _merged_notice(sources: Sequence[Source]) -> Notice:
+def _merged_notice(sources: Sequence[SourceRun]) -> Notice:
     text = (
         "The runs agree in data, split, prompts, structures and scoring, by their digests. Study file and planned "
         "differences are those of the first."
@@ -319,7 +320,7 @@ def _arm_notices(by_name: Mapping[str, list[_Variant]], candidates: Sequence[Can
     return [Notice("shared", "Arms of several runs", "These arms are in more than one run.", tuple(lines))]
 
 
-def _machine_notice(sources: Sequence[Source]) -> list[Notice]:
+def _machine_notice(sources: Sequence[SourceRun]) -> list[Notice]:
     def told(key: str) -> list[tuple[str, Any]]:
         return [(s.label, s.provenance.get(key)) for s in sources]
 
@@ -370,7 +371,7 @@ def _labelled(notice: Notice, label: str) -> Notice:
     return replace(notice, names=tuple(f"{label}: {name}" for name in notice.names))
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: FinishedRun) -> dict[str, Any]:
     """Content of comparison.json: the runs, what they were made with, and where each arm comes from; no paths."""
     labels = {arm: source.label for source in run.sources for arm in source.arms}
     kept = ("gtvbench", "git", "python", "platform", "hardware", "packages")

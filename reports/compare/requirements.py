@@ -15,8 +15,9 @@ import pandas as pd
 
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.run.load import Arm, Run, base_name, read_run
+from gtvbench.reports.run.load import FinishedRun, base_name, read_run
 from gtvbench.reports.text.numbers import counted, finite, listed
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -63,14 +64,14 @@ class _Requirement:
     """A requirement that names what the run has: the arms (several: the seeds of one) are averaged for each patient."""
 
     text: str
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmRecord, ...]
     structure: str
     metric: str
     sign: str
     value: float
 
 
-def check_requirements(run: Path | Run, texts: Sequence[str]) -> list[Outcome]:
+def check_requirements(run: Path | FinishedRun, texts: Sequence[str]) -> list[Outcome]:
     """Check requirements such as 'nnunet-box.multimodal:GTV-T:dsc>=0.8' on a run or its folder.
 
     dsc and nsd are means, hd95 and assd medians, over patients who have the structure, failed cases with their
@@ -78,13 +79,13 @@ def check_requirements(run: Path | Run, texts: Sequence[str]) -> list[Outcome]:
     over its seeds in each patient, a method's name for its only fusion. An arm without scores, or a value that does not
     exist, fails with its reason. Raises StudyError for a requirement that cannot be read or names nothing.
     """
-    run = run if isinstance(run, Run) else read_run(run)
+    run = run if isinstance(run, FinishedRun) else read_run(run)
     required = [_parsed(text, run) for text in texts]
     wide = wide_scores(run.scores)
     return [_outcome(requirement, wide) for requirement in required]
 
 
-def _parsed(text: str, run: Run) -> _Requirement:
+def _parsed(text: str, run: FinishedRun) -> _Requirement:
     match = _FORM.fullmatch(text.strip())
     if match is None:
         hint = "; a decimal point, not a comma" if re.search(r"\d,\d", text) else ""
@@ -100,7 +101,7 @@ def _parsed(text: str, run: Run) -> _Requirement:
     return _Requirement(text, arms, structure, metric, match["sign"], value)
 
 
-def _named(names: str, text: str, run: Run) -> tuple[tuple[Arm, ...], str]:
+def _named(names: str, text: str, run: FinishedRun) -> tuple[tuple[ArmRecord, ...], str]:
     """Arms and structure of 'ARM:STRUCTURE', each of which may have colons itself."""
     groups = _groups(run.arms)
     splits = [(names[:k], names[k + 1 :]) for k, char in enumerate(names) if char == ":"]
@@ -129,9 +130,9 @@ def _named(names: str, text: str, run: Run) -> tuple[tuple[Arm, ...], str]:
     )
 
 
-def _groups(arms: Sequence[Arm]) -> Mapping[str, tuple[Arm, ...]]:
+def _groups(arms: Sequence[ArmRecord]) -> Mapping[str, tuple[ArmRecord, ...]]:
     """What a name stands for: an arm; the seeds of an arm; a method where it has one fusion only."""
-    found: dict[str, tuple[Arm, ...]] = {}
+    found: dict[str, tuple[ArmRecord, ...]] = {}
     for arm in arms:
         base = _plain(base_name(arm.name))
         found[base] = (*found.get(base, ()), arm)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gtvbench.bench.core.errors import DigestError
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.text.numbers import counted, listed
 
 #: Cases named in an error before it says how many more there are.
@@ -22,7 +22,7 @@ class Candidate:
 
     label: str
     folder: Path
-    run: Run
+    run: FinishedRun
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,13 @@ def differences(one: Candidate, other: Candidate) -> list[Difference]:
     return found
 
 
-def _structures(run: Run) -> Mapping[str, Any]:
+def _structures(run: FinishedRun) -> Mapping[str, Any]:
     return run.provenance.get("structures") or run.study.get("structures") or {}
 
 
-def _fields(what: str, of: Callable[[Run], Mapping[str, Any]], one: Candidate, other: Candidate) -> list[Difference]:
+def _fields(
+    what: str, of: Callable[[FinishedRun], Mapping[str, Any]], one: Candidate, other: Candidate
+) -> list[Difference]:
     mine, theirs = of(one.run), of(other.run)
     names = [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
     parts = [

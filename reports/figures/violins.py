@@ -16,9 +16,9 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.scores import of_scope
-from gtvbench.reports.run.load import Arm
 from gtvbench.reports.text.numbers import counted, number, visible
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -98,7 +98,7 @@ def shorten(text: str, longest: int = _LONGEST_LABEL) -> str:
     return f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
 
 
-def styles(arms: Sequence[Arm]) -> dict[str, tuple[str, str]]:
+def styles(arms: Sequence[ArmRecord]) -> dict[str, tuple[str, str]]:
     """Colour (by method) and marker (by fusion) of each arm, in order of appearance."""
     methods = list(dict.fromkeys(arm.method for arm in arms))
     fusions = list(dict.fromkeys(arm.fusion for arm in arms))
@@ -125,7 +125,7 @@ def density(values: npt.NDArray[np.float64]) -> tuple[tuple[float, float], ...]:
     return tuple((round(float(x), 5), round(float(h), 4)) for x, h in zip(grid, heights, strict=True))
 
 
-def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], number_of: int) -> Panel | None:
+def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[ArmRecord], number_of: int) -> Panel | None:
     """Violins of `metric` for one structure over the cases that have it, or None.
 
     Failed cases are drawn as crosses: at DSC 0, where they belong, and for distances in a band of their own at the
@@ -154,7 +154,7 @@ def panel(wide: pd.DataFrame, structure: str, metric: str, arms: Sequence[Arm], 
 
 def _row(
     part: pd.DataFrame,
-    arm: Arm,
+    arm: ArmRecord,
     metric: str,
     style: tuple[str, str],
     lanes: dict[str, float],

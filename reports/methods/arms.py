@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gtvbench.reports.run.load import BOX_ONLY, Arm, Run
+from gtvbench.bench.study.record import BOX_ONLY, ArmRecord
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.sentences.citations import (
     DIGEST_DIGITS,
     LITEMEDSAM,
@@ -24,7 +25,7 @@ from gtvbench.reports.text.numbers import counted, listed
 _TUNED = "litemedsam-fine-tuned"
 
 
-def arms(run: Run) -> list[str]:
+def arms(run: FinishedRun) -> list[str]:
     """Every method that was started, family after family."""
     said = _box_only(run) + _litemedsam(run) + _nnunet(run) + _others(run)
     repeated = {arm.seed for arm in active(run) if arm.trains}
@@ -33,15 +34,15 @@ def arms(run: Run) -> list[str]:
     return said
 
 
-def _by_method(chosen: Iterable[Arm]) -> list[list[Arm]]:
+def _by_method(chosen: Iterable[ArmRecord]) -> list[list[ArmRecord]]:
     """Arms of one entry of a study, which share their options and weights."""
-    found: dict[tuple[str, str, str], list[Arm]] = {}
+    found: dict[tuple[str, str, str], list[ArmRecord]] = {}
     for arm in chosen:
         found.setdefault((arm.method, repr(arm.options), repr(arm.weights)), []).append(arm)
     return list(found.values())
 
 
-def _box_only(run: Run) -> list[str]:
+def _box_only(run: FinishedRun) -> list[str]:
     kinds = {arm.kind for arm in of_kinds(run, BOX_ONLY)}
     parts = []
     if "box-fill" in kinds:
@@ -51,7 +52,7 @@ def _box_only(run: Run) -> list[str]:
     return [f"To show what the prompt alone is worth, {listed(parts)} also served as mask."] if parts else []
 
 
-def _litemedsam(run: Run) -> list[str]:
+def _litemedsam(run: FinishedRun) -> list[str]:
     chosen = of_kinds(run, LITEMEDSAM)
     if not chosen:
         return []
@@ -66,11 +67,11 @@ def _litemedsam(run: Run) -> list[str]:
     return said
 
 
-def _zero_shot(group: list[Arm]) -> str:
+def _zero_shot(group: list[ArmRecord]) -> str:
     return f"{names(group)} used the weights{_weights(group[0])} without training."
 
 
-def _frame(group: list[Arm]) -> list[str]:
+def _frame(group: list[ArmRecord]) -> list[str]:
     options = group[0].options
     size = numeral(options, "image-size")
     scaled = {"min-max": "each by its own extremes, jointly over channels", "fixed": "by 255"}.get(
@@ -82,7 +83,7 @@ def _frame(group: list[Arm]) -> list[str]:
     return [f"Slices were resized to {size} pixels on the longer side and scaled to 0 to 1 {scaled}{precision}."]
 
 
-def _weights(arm: Arm) -> str:
+def _weights(arm: ArmRecord) -> str:
     weights = mapping(arm.weights)
     if not weights.get("name"):
         return ""
@@ -91,7 +92,7 @@ def _weights(arm: Arm) -> str:
     return f" {file_name(weights['name'])}" + (f" ({'; '.join(details)})" if details else "")
 
 
-def _tuned(run: Run, group: list[Arm]) -> str:
+def _tuned(run: FinishedRun, group: list[ArmRecord]) -> str:
     options = group[0].options
     frozen = options.get("train") == "decoder"
     parts = [f"{names(group)} started from the weights{_weights(group[0])} and {_was(group)} {_epochs(run, group)}"]
@@ -129,11 +130,11 @@ def _is_study(options: Mapping[str, Any]) -> bool:
     return options.get("train", "all") == "all" and all(options.get(key) == value for key, value in _STUDY.items())
 
 
-def _was(group: list[Arm]) -> str:
+def _was(group: list[ArmRecord]) -> str:
     return "was" if len(group) == 1 else "were"
 
 
-def _epochs(run: Run, group: list[Arm]) -> str:
+def _epochs(run: FinishedRun, group: list[ArmRecord]) -> str:
     """How long arms were trained, as recorded; what was planned where nothing is."""
     lengths = {arm.name: len(run.epochs[arm.name]) for arm in group if arm.name in run.epochs}
     if len(lengths) == len(group) and len(set(lengths.values())) == 1:
@@ -146,7 +147,7 @@ def _epochs(run: Run, group: list[Arm]) -> str:
     return f"to be trained for {planned} epochs, of which none is recorded" if planned else "trained"
 
 
-def _nnunet(run: Run) -> list[str]:
+def _nnunet(run: FinishedRun) -> list[str]:
     chosen = of_kinds(run, NNUNET)
     if not chosen:
         return []
@@ -166,7 +167,7 @@ def _nnunet(run: Run) -> list[str]:
     return said
 
 
-def _schedule(run: Run, group: list[Arm]) -> str:
+def _schedule(run: FinishedRun, group: list[ArmRecord]) -> str:
     options = group[0].options
     setup = [named(options[key]) for key in ("configuration", "planner", "trainer") if options.get(key)]
     parts = [f"{names(group)} {_was(group)} {_epochs(run, group)}"]
@@ -185,7 +186,7 @@ def _schedule(run: Run, group: list[Arm]) -> str:
     return "".join(parts) + "."
 
 
-def _box_channel(group: list[Arm]) -> str:
+def _box_channel(group: list[ArmRecord]) -> str:
     options = group[0].options
     each = "one more channel for each structure" if options.get("boxes") == "per-structure" else "one more channel"
     drawn = "drawn once a case"
@@ -198,7 +199,7 @@ def _box_channel(group: list[Arm]) -> str:
     )
 
 
-def _others(run: Run) -> list[str]:
+def _others(run: FinishedRun) -> list[str]:
     known = {*BOX_ONLY, *LITEMEDSAM, *NNUNET}
     said = []
     for group in _by_method(arm for arm in active(run) if arm.kind not in known):

@@ -12,7 +12,7 @@ from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.reports.analysis.contrasts import LEVEL, by_patient, planned_pairs, statistics_of
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.scores import of_scope
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.sentences.citations import (
     LITEMEDSAM,
     NNUNET,
@@ -38,7 +38,7 @@ _SCHEME_WORDS = {
 _LISTED = 9
 
 
-def metrics(run: Run) -> list[str]:
+def metrics(run: FinishedRun) -> list[str]:
     """What was measured and how, and what an empty mask counts as."""
     scoring = mapping(run.provenance.get("scoring"))
     tool = f"{named(scoring['tool'])} {named(scoring.get('version') or '')}".strip() if scoring.get("tool") else ""
@@ -65,7 +65,7 @@ def metrics(run: Run) -> list[str]:
     return said
 
 
-def _tolerances(run: Run, scoring: Mapping[str, Any]) -> str:
+def _tolerances(run: FinishedRun, scoring: Mapping[str, Any]) -> str:
     recorded = mapping(scoring.get("tolerance_mm"))
     found = {s: recorded.get(s, run.tolerance(s)) for s in run.structures}
     values = {s: f"{float(v):g} mm" for s, v in found.items() if isinstance(v, int | float)}
@@ -76,7 +76,7 @@ def _tolerances(run: Run, scoring: Mapping[str, Any]) -> str:
     return " of " + listed([f"{value} ({named(structure)})" for structure, value in values.items()])
 
 
-def statistics(run: Run, wide: pd.DataFrame) -> list[str]:
+def statistics(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     """How arms were compared, of what there was to compare."""
     arms = run.scored_arms
     counts = {s: len(by_patient(wide, s, "dsc")) for s in run.structures} if len(run.scores) else {}
@@ -142,7 +142,7 @@ def _effects(options: StatisticsOptions, most: int) -> list[str]:
     ]
 
 
-def _margins(run: Run, options: StatisticsOptions, most: int) -> list[str]:
+def _margins(run: FinishedRun, options: StatisticsOptions, most: int) -> list[str]:
     if most < 2:
         return []
     parts = []
@@ -185,7 +185,7 @@ def _volumes(most: int) -> list[str]:
     ]
 
 
-def time(run: Run) -> list[str]:
+def time(run: FinishedRun) -> list[str]:
     """What was timed on which device."""
     timed = [arm for arm in active(run) if arm.name in run.timing]
     said = []
@@ -222,7 +222,7 @@ _PACKAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def software(run: Run) -> list[str]:
+def software(run: FinishedRun) -> list[str]:
     """Versions of what the methods that ran used, and the machine."""
     provenance = run.provenance
     found = []
@@ -249,7 +249,7 @@ def _hardware(hardware: Mapping[str, Any], platform: object) -> list[str]:
     return [f"The machine: {named(hardware['cpu'])}" + "".join(f", {part}" for part in size) + f", {graphics}{system}."]
 
 
-def limitations(run: Run, wide: pd.DataFrame) -> list[str]:
+def limitations(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     """What the reader must be told, the gravest first."""
     started = active(run)
     said = []
@@ -278,7 +278,7 @@ def limitations(run: Run, wide: pd.DataFrame) -> list[str]:
     return said
 
 
-def _oracle(run: Run) -> list[str]:
+def _oracle(run: FinishedRun) -> list[str]:
     prompted = [arm for arm in run.scored_arms if arm.box_prompted]
     free = [arm for arm in run.scored_arms if not arm.box_prompted]
     if not prompted:
@@ -295,7 +295,7 @@ def _oracle(run: Run) -> list[str]:
     return said
 
 
-def _failures(run: Run, wide: pd.DataFrame) -> list[str]:
+def _failures(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     said = []
     lost = left_out_words(run)
     if lost:

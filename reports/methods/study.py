@@ -21,7 +21,7 @@ from gtvbench.bench.core.fusion import (
 )
 from gtvbench.bench.core.prompts import policy_from
 from gtvbench.reports.analysis.scores import presence
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.sentences.citations import (
     DIGEST_DIGITS,
     LITEMEDSAM,
@@ -42,7 +42,7 @@ _RESAMPLED = ("folders", "files", "nnunet-raw", "dicom")
 _SUBSETS = {"train": "to train on", "validation": "for validation", "test": "to test"}
 
 
-def patients(run: Run, wide: pd.DataFrame) -> list[str]:
+def patients(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     """Who was split how, and who of the test set has which structure."""
     version = run.provenance.get("gtvbench")
     harness = f"gtvbench {named(version)}" if version else "gtvbench"
@@ -69,7 +69,7 @@ def patients(run: Run, wide: pd.DataFrame) -> list[str]:
     return said
 
 
-def _way(run: Run) -> str:
+def _way(run: FinishedRun) -> str:
     split = mapping(run.study.get("split"))
     if "counts" in split or "fractions" in split:
         seed = run.study.get("seed")
@@ -81,12 +81,12 @@ def _way(run: Run) -> str:
     return ""
 
 
-def _digest(run: Run, what: str) -> str:
+def _digest(run: FinishedRun, what: str) -> str:
     digest = mapping(run.provenance.get("digests")).get(what)
     return f" (digest {named(digest)[:DIGEST_DIGITS]})" if digest else ""
 
 
-def images(run: Run) -> list[str]:
+def images(run: FinishedRun) -> list[str]:
     """Modalities, grids, coverage, scaling and fusion, as far as an arm used them."""
     modalities = [str(m) for m in run.provenance.get("modalities") or ()]
     if not modalities:
@@ -107,7 +107,7 @@ def images(run: Run) -> list[str]:
     return said + _fusions(run, modalities)
 
 
-def _registration(run: Run, dataset: Mapping[str, Any]) -> list[str]:
+def _registration(run: FinishedRun, dataset: Mapping[str, Any]) -> list[str]:
     """How modalities were registered, and how many were; nothing where headers were trusted."""
     facts = [
         (str(modality), mapping(record))
@@ -141,7 +141,7 @@ def _registration(run: Run, dataset: Mapping[str, Any]) -> list[str]:
     return [text + said + "."]
 
 
-def _grids(run: Run) -> list[str]:
+def _grids(run: FinishedRun) -> list[str]:
     grids = [mapping(grid) for grid in mapping(run.provenance.get("grid")).values()]
     grids = [grid for grid in grids if grid.get("shape") and grid.get("spacing")]
     if not grids:
@@ -152,7 +152,7 @@ def _grids(run: Run) -> list[str]:
     return [f"The grids have {slices} slices {thickness} mm apart, with pixels of {pixels} mm."]
 
 
-def _coverage(run: Run) -> list[str]:
+def _coverage(run: FinishedRun) -> list[str]:
     shares = {
         (str(case), str(modality)): float(share)
         for case, of_case in mapping(run.provenance.get("coverage")).items()
@@ -197,7 +197,7 @@ def _scaling(modalities: list[str]) -> list[str]:
     return [f"For LiteMedSAM, intensities were scaled to 0 to 255 in each volume: {listed(parts)}{cite('ren2024')}."]
 
 
-def _fusions(run: Run, modalities: list[str]) -> list[str]:
+def _fusions(run: FinishedRun, modalities: list[str]) -> list[str]:
     used = [name for name in FUSIONS if any(arm.fusion == name for arm in active(run))]
     said = []
     for name in used:
@@ -213,7 +213,7 @@ def _fusions(run: Run, modalities: list[str]) -> list[str]:
     return said
 
 
-def prompts(run: Run) -> list[str]:
+def prompts(run: FinishedRun) -> list[str]:
     """How boxes were drawn, how many, and who got them."""
     prompted = [arm for arm in active(run) if arm.box_prompted]
     if not prompted:
@@ -259,7 +259,7 @@ def _box(policy: object) -> str:
     return f"its tight bounding box with {margin}, rounded to whole voxels and clipped to the image"
 
 
-def not_recorded(run: Run) -> list[str]:
+def not_recorded(run: FinishedRun) -> list[str]:
     """What the authors must add, because no run folder holds it."""
     if run.synthetic:
         return []

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.methods import arms as methods_arms
-from gtvbench.reports.methods import evaluation
-from gtvbench.reports.methods import study as methods_study
+from gtvbench.reports.methods import arms, evaluation, study
 from gtvbench.reports.methods.references import REFERENCES
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.sentences.citations import MARK
 from gtvbench.reports.text import latex, markdown
 
@@ -98,19 +96,19 @@ class MethodsText:
         return found
 
 
-def methods_text(run: Run) -> MethodsText:
+def methods_text(run: FinishedRun) -> MethodsText:
     """The methods section of a run; paragraphs that have nothing to say are left out."""
     wide = wide_scores(run.scores)
     sections = (
-        ("Patients", methods_study.patients(run, wide)),
-        ("Images", methods_study.images(run)),
-        ("Prompts", methods_study.prompts(run)),
-        ("Segmentation", methods_arms.arms(run)),
+        ("Patients", study.patients(run, wide)),
+        ("Images", study.images(run)),
+        ("Prompts", study.prompts(run)),
+        ("Segmentation", arms.arms(run)),
         ("Metrics", evaluation.metrics(run)),
         ("Statistics", evaluation.statistics(run, wide)),
         ("Time", evaluation.time(run)),
         ("Software and hardware", evaluation.software(run)),
         ("Limitations", evaluation.limitations(run, wide)),
-        ("Not recorded", methods_study.not_recorded(run)),
+        ("Not recorded", study.not_recorded(run)),
     )
     return MethodsText(tuple((heading, re.sub(r"\s+", " ", " ".join(said))) for heading, said in sections if said))

@@ -15,8 +15,8 @@ import pandas as pd
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.page.content import content
-from gtvbench.reports.page.sections.collected import Book
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.page.sections.collected import Collected
+from gtvbench.reports.run.load import FinishedRun, read_run
 from gtvbench.reports.text.templating import environment
 from gtvbench.reports.viewer.build import case_pages, viewer_section
 
@@ -33,7 +33,7 @@ def build_report(run: Path) -> Path:
     return write_report(read_run(run), run / "report")
 
 
-def write_report(run: Run, target: Path) -> Path:
+def write_report(run: FinishedRun, target: Path) -> Path:
     """Write the report of a run in memory into a folder; see `build_report`."""
     wide = wide_scores(run.scores)
     page, statistics = render(run, wide)
@@ -52,9 +52,9 @@ def write_report(run: Run, target: Path) -> Path:
     return target / "index.html"
 
 
-def render(run: Run, wide: pd.DataFrame) -> tuple[str, str]:
+def render(run: FinishedRun, wide: pd.DataFrame) -> tuple[str, str]:
     """The page, and stats.json, of a run in memory; `wide` is `wide_scores(run.scores)`."""
-    context = content(run, Book())
+    context = content(run, Collected())
     page = environment().get_template("report.html.j2").render({**context, "viewer": viewer_section(run, wide)})
     return page, json.dumps(context["statistics"], indent=1, allow_nan=False) + "\n"
 

@@ -11,98 +11,99 @@ import pandas as pd
 
 from gtvbench.bench.core.scores import PROMPTED_SLICES, WHOLE_VOLUME
 from gtvbench.reports.analysis import cost
-from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis.analysis import Results, analyse, as_json
 from gtvbench.reports.analysis.measures import MEASURES
+from gtvbench.reports.analysis.scores import presence, score_summary, wide_scores
 from gtvbench.reports.methods.text import methods_text
 from gtvbench.reports.page import flow
-from gtvbench.reports.page.sections import differences as difference_section
-from gtvbench.reports.page.sections import volumes as volume_section
-from gtvbench.reports.page.sections.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.page.sections.differences import differences
 from gtvbench.reports.page.sections.distributions import distributions
 from gtvbench.reports.page.sections.profiles import profiles
 from gtvbench.reports.page.sections.ranking import ranking
 from gtvbench.reports.page.sections.registration import registrations
 from gtvbench.reports.page.sections.time import time_figures
 from gtvbench.reports.page.sections.training import training
-from gtvbench.reports.run.load import Run
-from gtvbench.reports.sentences import prose, verdict
+from gtvbench.reports.page.sections.volumes import agreement, volumes
+from gtvbench.reports.run.load import FinishedRun
+from gtvbench.reports.sentences import banners, caveats, verdict
 from gtvbench.reports.sentences.citations import left_out_words
 from gtvbench.reports.tables import comparisons, published
-from gtvbench.reports.tables import cost as layout_cost
-from gtvbench.reports.tables import table as layout
+from gtvbench.reports.tables.cost import epochs_table, prediction_table, resources_table, stages_table
+from gtvbench.reports.tables.scores import arms_table, false_positive_table, published_table, score_table
+from gtvbench.reports.tables.table import Table
 from gtvbench.reports.text.numbers import listed
 
 
-def content(run: Run, book: Book) -> dict[str, Any]:
-    """Context of the page's template; its figures and the tables of numbers behind it go into the book."""
-    wide = tables.wide_scores(run.scores)
+def content(run: FinishedRun, collected: Collected) -> dict[str, Any]:
+    """Context of the page's template; its figures and the tables of numbers behind it go into the collected."""
+    wide = wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
     scopes = (WHOLE_VOLUME, PROMPTED_SLICES)
-    summary = pd.concat([tables.score_summary(wide, scope, arms, run.structures) for scope in scopes])
+    summary = pd.concat([score_summary(wide, scope, arms, run.structures) for scope in scopes])
     results = analyse(run, wide)
     volume = _with_intervals(summary[summary["scope"] == WHOLE_VOLUME], results)
-    stability, differences, ranked = results.sensitivity, results.contrasts, results.rankings
+    stability, contrasts, ranked = results.sensitivity, results.contrasts, results.rankings
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     metrics = results.options.primary_metrics
-    book.frame("status", results.status)
-    absent = book.frame("false_positives", results.false_positives)
-    stages = book.frame("timing", cost.stage_summary(run))
+    collected.frame("status", results.status)
+    absent = collected.frame("false_positives", results.false_positives)
+    stages = collected.frame("timing", cost.stage_summary(run))
     for name, frame in {
-        "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": differences,
+        "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": contrasts,
         "training": _all_epochs(run), "failures": _failures(run), "intervals": results.summary,
         "agreement": results.agreement, "subgroups": results.subgroups, "profiles": results.profiles,
         "volumes": results.volumes, "trends": results.trends, "rankings": _rankings_frame(ranked),
     }.items():  # fmt: skip
-        book.frame(name, frame)
+        collected.frame(name, frame)
     return {
         "run": run,
         "statistics": as_json(results),
         "methods": methods_text(run),
-        "banners": prose.banners(run, wide, summary),
-        "verdicts": verdict.verdicts(run, wide, volume, differences, ranked, costs),
-        "caveats": prose.caveats(run, stability),
-        "flow": _flow(run, wide, book),
-        "registrations": registrations(run, book),
-        "presence": tables.presence(wide, run.structures),
+        "banners": banners.banners(run, wide, summary),
+        "verdicts": verdict.verdicts(run, wide, volume, contrasts, ranked, costs),
+        "caveats": caveats.caveats(run, stability),
+        "flow": _flow(run, wide, collected),
+        "registrations": registrations(run, collected),
+        "presence": presence(wide, run.structures),
         "prompts": _prompt_counts(run),
-        "arms": layout.arms_table(run),
+        "arms": arms_table(run),
         "scores": [_score_section(run, summary, costs, results, s, k) for k, s in enumerate(run.structures)],
-        "violins": distributions(run, wide, metrics, book),
-        "differences": difference_section.differences(results, book),
+        "violins": distributions(run, wide, metrics, collected),
+        "differences": differences(results, collected),
         "resamples": results.options.resamples,
-        "margins": prose.margins(results.options, run.structures),
-        "ranking": ranking(ranked, run.structures, book),
-        "volumes": volume_section.volumes(run, wide, results, book),
-        "agreement": volume_section.agreement(run, results, book),
-        "profiles": profiles(run, results, book),
+        "margins": caveats.margins(results.options, run.structures),
+        "ranking": ranking(ranked, run.structures, collected),
+        "volumes": volumes(run, wide, results, collected),
+        "agreement": agreement(run, results, collected),
+        "profiles": profiles(run, results, collected),
         "repetitions": _repetitions(results),
         "models": [
             (
-                prose.interaction(model),
+                caveats.interaction(model),
                 comparisons.model_table(model, f"model-{MEASURES[model.metric].short}"),
             )
             for model in results.models
             if not model.by_volume and len(model.structures) > 1
         ],
-        "absent": layout.false_positive_table(absent),
+        "absent": false_positive_table(absent),
         "stability": [
             (
                 s,
                 comparisons.sensitivity_table(stability, s, f"sensitivity-{k}"),
-                prose.stability_sentence(stability, s),
+                caveats.stability_sentence(stability, s),
             )
             for k, s in enumerate(run.structures)
         ],
         "disturbed": cost.disturbed(run),
-        "times": time_figures(run, stages, costs, book),
-        "epochs": layout_cost.epochs_table(book.frame("epochs", cost.epoch_summary(run))),
-        "prediction": layout_cost.prediction_table(stages),
-        "stages": layout_cost.stages_table(stages),
-        "resources": layout_cost.resources_table(book.frame("resources", cost.resources(run))),
-        "training": training(run, book),
+        "times": time_figures(run, stages, costs, collected),
+        "epochs": epochs_table(collected.frame("epochs", cost.epoch_summary(run))),
+        "prediction": prediction_table(stages),
+        "stages": stages_table(stages),
+        "resources": resources_table(collected.frame("resources", cost.resources(run))),
+        "training": training(run, collected),
         "failures": _alike(run),
-        "published": layout.published_table(run, summary) if published.comparable(run.structures) else None,
+        "published": published_table(run, summary) if published.comparable(run.structures) else None,
         "published_remark": published.remark(run, summary) if published.comparable(run.structures) else None,
         "citation": published.CITATION,
         "published_patients": published.PATIENTS,
@@ -128,13 +129,13 @@ def _rankings_frame(ranked: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _flow(run: Run, wide: pd.DataFrame, book: Book) -> Shown:
+def _flow(run: FinishedRun, wide: pd.DataFrame, collected: Collected) -> Shown:
     found = flow.flow(run, wide)
     draw = partial(flow.draw_flow, found)
-    return book.figure("flow", "From patients to scores", flow.reading(found), draw, flow.flow_table(found))
+    return collected.figure("flow", "From patients to scores", flow.reading(found), draw, flow.flow_table(found))
 
 
-def _repetitions(results: Results) -> list[layout.Table]:
+def _repetitions(results: Results) -> list[Table]:
     """Tables of the spread between seeds, where there are several."""
     found = [
         comparisons.repetitions_table(results.repetitions, s, metric, f"repetitions-{metric.split('_')[0]}-{k}")
@@ -145,10 +146,15 @@ def _repetitions(results: Results) -> list[layout.Table]:
 
 
 def _score_section(
-    run: Run, summary: pd.DataFrame, costs: Mapping[str, float | None], results: Results, structure: str, index: int
+    run: FinishedRun,
+    summary: pd.DataFrame,
+    costs: Mapping[str, float | None],
+    results: Results,
+    structure: str,
+    index: int,
 ) -> dict[str, Any]:
-    def table(scope: str, name: str) -> layout.Table:
-        return layout.score_table(run, summary, structure, scope, costs, f"{name}-{index}")
+    def table(scope: str, name: str) -> Table:
+        return score_table(run, summary, structure, scope, costs, f"{name}-{index}")
 
     primary, secondary = table(WHOLE_VOLUME, "scores"), table(PROMPTED_SLICES, "scores-prompted")
     intervals = comparisons.intervals_table(results.summary, structure, f"intervals-{index}")
@@ -164,14 +170,14 @@ def _with_intervals(summary: pd.DataFrame, results: Results) -> pd.DataFrame:
     return summary.merge(own[["structure", "arm", "dsc_low", "dsc_high"]], on=["structure", "arm"], how="left")
 
 
-def _failures(run: Run) -> pd.DataFrame:
+def _failures(run: FinishedRun) -> pd.DataFrame:
     """The failed steps without their tracebacks."""
     columns = ["step", "arm", "case", "status", "message"]
     rows = [{column: str(failure.get(column) or "") for column in columns} for failure in run.failures]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _alike(run: Run) -> list[dict[str, Any]]:
+def _alike(run: FinishedRun) -> list[dict[str, Any]]:
     """Failed steps, those of one arm that differ in nothing but the case as one, with their `cases`."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for failure in run.failures:
@@ -182,7 +188,7 @@ def _alike(run: Run) -> list[dict[str, Any]]:
     return [{**entry, "count": len(entry["cases"]), "cases": listed(entry["cases"])} for entry in found.values()]
 
 
-def _all_epochs(run: Run) -> pd.DataFrame:
+def _all_epochs(run: FinishedRun) -> pd.DataFrame:
     """Every arm's epochs.csv, one below the other."""
     parts = [table.assign(arm=arm) for arm, table in run.epochs.items()]
     if not parts:
@@ -191,7 +197,7 @@ def _all_epochs(run: Run) -> pd.DataFrame:
     return whole[["arm", *[column for column in whole.columns if column != "arm"]]]
 
 
-def _prompt_counts(run: Run) -> dict[str, tuple[int, int]]:
+def _prompt_counts(run: FinishedRun) -> dict[str, tuple[int, int]]:
     """Boxes, and slices with a box, of each structure over the scored cases."""
     if run.prompts is None:
         return {}
@@ -204,7 +210,7 @@ def _prompt_counts(run: Run) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _partial_coverage(run: Run) -> list[tuple[str, str, float]]:
+def _partial_coverage(run: FinishedRun) -> list[tuple[str, str, float]]:
     """(case, modality, share) where a modality's field of view covers less than the whole grid."""
     coverage = run.provenance.get("coverage") or {}
     return [

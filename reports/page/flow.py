@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from gtvbench.bench.core.scores import STATUSES, WHOLE_VOLUME
 from gtvbench.reports.analysis.scores import of_scope
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.tables.table import Cell, Table
 from gtvbench.reports.text.numbers import ABSENT, counted, listed, visible
 
@@ -81,7 +81,7 @@ class Flow:
         return sum(count for _, count in self.subsets)
 
 
-def flow(run: Run, wide: pd.DataFrame) -> Flow:
+def flow(run: FinishedRun, wide: pd.DataFrame) -> Flow:
     """The flow of a run, whole volumes; `wide` is tables.wide_scores(run.scores)."""
     volume = of_scope(wide, WHOLE_VOLUME)
     scored = [arm.name for arm in run.scored_arms]

@@ -8,7 +8,7 @@ from gtvbench.bench.core.errors import StoreError, why
 from gtvbench.bench.files.store import write_atomically
 from gtvbench.reports.figures import vector
 from gtvbench.reports.page.content import content
-from gtvbench.reports.page.sections.collected import Book
+from gtvbench.reports.page.sections.collected import Collected
 from gtvbench.reports.paper import tables
 from gtvbench.reports.run.load import read_run
 
@@ -18,12 +18,12 @@ def write_paper(run: Path, folder: Path) -> Path:
 
     Raises StoreError where a table of the run is missing or damaged, or the folder cannot be written.
     """
-    book = Book()
-    context = content(read_run(run), book)
+    collected = Collected()
+    context = content(read_run(run), collected)
     held: dict[str, str | bytes] = {**tables.files(tables.collect(context)), **context["methods"].files()}
-    for name, frame in book.frames.items():
+    for name, frame in collected.frames.items():
         held[f"numbers/{name}.csv"] = frame.to_csv(index=False, lineterminator="\n")
-    for name, draw in book.figures.items():
+    for name, draw in collected.figures.items():
         held |= {f"figures/{name}.{kind}": drawn for kind, drawn in vector.files(draw).items()}
     try:
         for name, text in held.items():

@@ -23,7 +23,7 @@ from gtvbench.bench.files.store import SCHEMA
 from gtvbench.bench.privacy.paths import redact_all
 from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.bench.study.record import ArmRecord
-from gtvbench.reports.run import records as reading
+from gtvbench.reports.run import records
 
 #: Columns of the score table without which there is nothing to report, and those that can do without.
 SCORE_COLUMNS = ("arm", "case", "structure", "scope", "metric", "value", "status")
@@ -32,8 +32,10 @@ TIMING_COLUMNS = ("case", "slice", "stage", "boxes", "seconds")
 EPOCH_COLUMNS = ("epoch", "train_loss", "validation_loss", "seconds")
 PROMPT_COLUMNS = ("case", "slice", "structure")
 
-#: Methods whose mask is the prompt itself: what the box alone gives away.
-BOX_ONLY = ("box-fill", "box-ellipse")
+#: Fields of the records that are texts or options; the others are names and numbers.
+_MAY_HOLD_PATHS = {
+    "message", "traceback", "reason", "remedy", "options", "notes", "dataset", "methods", "split", "output",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceRun:
     """One of the runs that a merged run was made from; `arms` are those it gave, by their names in the merged run."""
 
     label: str
@@ -57,28 +59,13 @@ class Source:
     weights: tuple[str, ...] = ()
 
 
-class Arm(ArmRecord):
-    """One method with one fusion, and how it ended, in the report's words."""
-
-    @property
-    def weights_words(self) -> str:
-        """The file of weights, and whether it is a published one."""
-        name = str(self.weights.get("name") or "")
-        return f"{name} (published weights, verified)" if self.published_weights else name
-
-    @property
-    def box_only(self) -> bool:
-        """Whether the method is the prompt and nothing else."""
-        return self.kind in BOX_ONLY
-
-
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A run folder in memory; `timing` and `epochs` hold a table for each arm that has one."""
 
     study: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmRecord, ...]
     failures: tuple[Mapping[str, Any], ...]
     scores: pd.DataFrame
     timing: Mapping[str, pd.DataFrame]
@@ -89,7 +76,7 @@ class Run:
     #: What the reader must know of the tables, for the banners.
     notices: tuple[Notice, ...] = ()
     #: The runs that this one was merged from; none where it is one run.
-    sources: tuple[Source, ...] = ()
+    sources: tuple[SourceRun, ...] = ()
 
     @property
     def name(self) -> str:
@@ -136,13 +123,13 @@ class Run:
         """Arms in the order of arms.json."""
         return [arm.name for arm in self.arms]
 
-    def named(self, name: str) -> list[Arm]:
+    def named(self, name: str) -> list[ArmRecord]:
         """The arm of a name, or the repetitions that a name without its seed stands for; none for any other name."""
         exact = [arm for arm in self.arms if arm.name == name]
         return exact or [arm for arm in self.arms if base_name(arm.name) == name]
 
     @property
-    def scored_arms(self) -> list[Arm]:
+    def scored_arms(self) -> list[ArmRecord]:
         """Arms that have rows in the score table."""
         present = set(self.scores["arm"])
         return [arm for arm in self.arms if arm.name in present]
@@ -165,12 +152,12 @@ def base_name(arm: str) -> str:
     return re.sub(r"\.seed\d+(?=$|@)", "", arm)
 
 
-def comparable(one: Arm, other: Arm) -> bool:
+def comparable(one: ArmRecord, other: ArmRecord) -> bool:
     """Whether two arms are a pair: repetitions of arms that train pair by their seed, others with every one."""
     return not (one.trains and other.trains) or one.seed == other.seed
 
 
-def plan_notices(run: Run) -> list[Notice]:
+def plan_notices(run: FinishedRun) -> list[Notice]:
     """A notice where the study file plans differences between arms that the run does not have."""
     try:
         declared = StatisticsOptions.model_validate(run.study.get("statistics") or {}).contrasts or []
@@ -181,9 +168,9 @@ def plan_notices(run: Run) -> list[Notice]:
     return [Notice("plan", "Planned differences without their arms", text, tuple(lines))] if lines else []
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """Read and check a run folder; StoreError names the file that is missing or damaged, and what to do."""
-    reading.require_folder(folder)
+    records.require_folder(folder)
     lines = _schema(folder / "run.json")
     arms = _arms(folder / "arms.json")
     scores, remarks = _scores(folder / "scores.parquet", arms)
@@ -195,11 +182,11 @@ def read_run(folder: Path) -> Run:
     prompts = read.table("prompts.parquet", PROMPT_COLUMNS, True)
     lines += read.lines
     text = "Not every table of this run folder could be used as it is; what is shown leaves out what these lines name."
-    run = Run(
-        study=redact_all(reading.mapping(folder / "study.yaml", reading.StudyShape)),
-        provenance=_pathless(reading.mapping(folder / "provenance.json", reading.ProvenanceShape)),
+    run = FinishedRun(
+        study=_pathless(records.mapping(folder / "study.yaml", records.StudyShape)),
+        provenance=_pathless(records.mapping(folder / "provenance.json", records.ProvenanceShape)),
         arms=arms,
-        failures=tuple(_pathless(row) for row in reading.records(folder / "failures.json", reading.AnyShape)),
+        failures=tuple(_pathless(row) for row in records.rows(folder / "failures.json", records.AnyShape)),
         scores=scores,
         timing={arm: table for arm, table in timing.items() if table is not None and len(table)},
         epochs={arm: table for arm, table in epochs.items() if table is not None and len(table)},
@@ -211,21 +198,20 @@ def read_run(folder: Path) -> Run:
 
 
 def _pathless(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without paths in its texts: a run writes none, but older versions did."""
-    texts = ("message", "traceback", "reason", "remedy", "options", "notes")
-    return {key: redact_all(value) if key in texts else value for key, value in record.items()}
+    """A record without paths in its texts and options: a run writes none, but older versions did."""
+    return {key: redact_all(value) if key in _MAY_HOLD_PATHS else value for key, value in record.items()}
 
 
-def _ran(arm: Arm) -> bool:
+def _ran(arm: ArmRecord) -> bool:
     return arm.status == "complete"
 
 
 def _schema(path: Path) -> list[str]:
     """Lines on a run.json of another schema; StoreError where it is newer than this version."""
-    if not reading.present(path):
+    if not records.present(path):
         return []
     try:
-        schema = reading.mapping(path, reading.AnyShape).get("schema")
+        schema = records.mapping(path, records.AnyShape).get("schema")
     except StoreError:
         return ["run.json cannot be read: the schema of the run folder is not known"]
     if not isinstance(schema, int) or schema < SCHEMA:
@@ -239,18 +225,18 @@ def _schema(path: Path) -> list[str]:
     return []
 
 
-def _arms(path: Path) -> tuple[Arm, ...]:
-    arms = tuple(Arm.model_validate(_pathless(record)) for record in reading.records(path, ArmRecord))
+def _arms(path: Path) -> tuple[ArmRecord, ...]:
+    arms = tuple(ArmRecord.model_validate(_pathless(record)) for record in records.rows(path, ArmRecord))
     names = [arm.name for arm in arms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise StoreError(f"the arm {twice[0]!r} is there twice", file=path, remedy=reading.UNFINISHED)
+        raise StoreError(f"the arm {twice[0]!r} is there twice", file=path, remedy=records.UNFINISHED)
     return arms
 
 
-def _scores(path: Path, arms: tuple[Arm, ...]) -> tuple[pd.DataFrame, list[str]]:
+def _scores(path: Path, arms: tuple[ArmRecord, ...]) -> tuple[pd.DataFrame, list[str]]:
     """The score table, and lines on what an older version did not write or what does not fit arms.json."""
-    table = reading.table(path, SCORE_COLUMNS)
+    table = records.table(path, SCORE_COLUMNS)
     lines = []
     nameless = table[["arm", "case", "structure", "scope", "metric"]].isna().any(axis=1)
     if nameless.any():
@@ -285,7 +271,7 @@ def _scores(path: Path, arms: tuple[Arm, ...]) -> tuple[pd.DataFrame, list[str]]
 _SCORE_AGAIN = "remove the file and start the same `bench run` again: it scores anew from the predictions"
 
 
-def _completed(table: pd.DataFrame, arms: tuple[Arm, ...]) -> pd.DataFrame:
+def _completed(table: pd.DataFrame, arms: tuple[ArmRecord, ...]) -> pd.DataFrame:
     """Names as text, numbers as numbers (one that is infinite cannot be averaged: NaN), absent columns filled in."""
     names = ["arm", "case", "structure", "scope", "metric", "status"]
     table = table.astype(dict.fromkeys(names, str))
@@ -312,12 +298,12 @@ class _Optional:
     def table(self, name: str, columns: tuple[str, ...], due: bool) -> pd.DataFrame | None:
         """The table, or None; `due` is whether a run always writes it."""
         path = self._folder / name
-        if not reading.present(path):
+        if not records.present(path):
             if due:
                 self.lines.append(f"{name} is missing")
             return None
         try:
-            return reading.table(path, columns)
+            return records.table(path, columns)
         except StoreError as error:
             self.lines.append(f"{name}: {error.message}")
             return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gtvbench.bench.files.store import PICTURES_SCHEMA, Store
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 
 #: Patient axes of a grid's world coordinates (LPS), towards and away.
 _AXES = (("L", "R"), ("P", "A"), ("H", "F"))
@@ -117,7 +117,7 @@ _DAMAGED = (
 class Pictures:
     """What there is to show of a run's cases; reads lazily, keeps nothing."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: FinishedRun) -> None:
         self._origins = run.origins
         self._stores = [Store(folder) for folder in dict.fromkeys(folder for folder, _ in run.origins.values())]
 

@@ -88,7 +88,7 @@ def mapping(path: Path, shape: type[_Shape]) -> dict[str, Any]:
     return value
 
 
-def records(path: Path, shape: type[BaseModel]) -> list[dict[str, Any]]:
+def rows(path: Path, shape: type[BaseModel]) -> list[dict[str, Any]]:
     """A JSON file that holds a list of mappings, their known fields of the right type."""
     value = _read(path, _parsed)
     if not isinstance(value, list):

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gtvbench.reports.run.load import Arm, Run
+from gtvbench.bench.study.record import ArmRecord
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.text.numbers import finite, listed, visible
 
 #: A citation inside a text. No name can hold its control characters, because `named` spells them out.
@@ -35,28 +36,28 @@ def file_name(value: object) -> str:
     return named(parts[-1] if parts else value)
 
 
-def names(arms: Iterable[Arm]) -> str:
+def names(arms: Iterable[ArmRecord]) -> str:
     """Names of arms as a sentence lists them."""
     return listed([named(arm.name) for arm in arms])
 
 
-def active(run: Run) -> list[Arm]:
+def active(run: FinishedRun) -> list[ArmRecord]:
     """Arms that were started."""
     return [arm for arm in run.arms if arm.status != "skipped"]
 
 
-def of_kinds(run: Run, kinds: Iterable[str]) -> list[Arm]:
+def of_kinds(run: FinishedRun, kinds: Iterable[str]) -> list[ArmRecord]:
     """Started arms of some methods."""
     chosen = set(kinds)
     return [arm for arm in active(run) if arm.kind in chosen]
 
 
-def other_weights(arms: Iterable[Arm]) -> list[Arm]:
+def other_weights(arms: Iterable[ArmRecord]) -> list[ArmRecord]:
     """LiteMedSAM's arms whose weights are not the published ones, or were never verified to be."""
     return [arm for arm in arms if arm.kind in LITEMEDSAM and arm.weights.get("name") and arm.published_weights is None]
 
 
-def weights_file(arm: Arm) -> str:
+def weights_file(arm: ArmRecord) -> str:
     """Name and digest of an arm's file of weights."""
     digest = named(arm.weights.get("sha256") or "not recorded")
     short = f"{digest[:DIGEST_DIGITS]}…" if arm.weights.get("sha256") else digest
@@ -84,7 +85,7 @@ def numeral(options: Mapping[str, Any], key: str) -> str | None:
 SETS = {"train": "training", "validation": "validation", "test": "test"}
 
 
-def left_out_words(run: Run) -> str:
+def left_out_words(run: FinishedRun) -> str:
     """How many cases of which set were left out, in words; empty where none was."""
     parts = [f"{len(cases)} {SETS[subset]}" for subset, cases in run.left_out.items() if cases]
     total = sum(map(len, run.left_out.values()))

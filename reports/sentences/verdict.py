@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import LEVEL
 from gtvbench.reports.analysis.scores import best_arms, presence
-from gtvbench.reports.run.load import Arm, Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.statistics.paired import holm, smallest_p
 from gtvbench.reports.text.numbers import (
     ABSENT,
@@ -53,7 +54,7 @@ class Verdict:
 
 
 def verdicts(
-    run: Run,
+    run: FinishedRun,
     wide: pd.DataFrame,
     summary: pd.DataFrame,
     differences: pd.DataFrame,
@@ -235,7 +236,7 @@ def _planned(planned: pd.DataFrame, reachable: bool) -> Point:
     return Point("Planned", f"{text}.")
 
 
-def _box_alone(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]:
+def _box_alone(part: Mapping[str, Any], arms: Mapping[str, ArmRecord]) -> list[Point]:
     boxes = [name for name in part if arms[name].box_only and finite(part[name]["dsc_mean"])]
     others = [name for name in part if not arms[name].box_only]
     if not boxes:
@@ -250,7 +251,7 @@ def _box_alone(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]:
     ]
 
 
-def _unprompted(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]:
+def _unprompted(part: Mapping[str, Any], arms: Mapping[str, ArmRecord]) -> list[Point]:
     free = [name for name in part if not arms[name].box_prompted and finite(part[name]["dsc_mean"])]
     if not free or len(free) == len(part):
         return []
@@ -263,7 +264,7 @@ def _unprompted(part: Mapping[str, Any], arms: Mapping[str, Arm]) -> list[Point]
     return [Point("Without a prompt", f"{which}: {best}, {number(part[best]['dsc_mean'], 3)}{failed}.")]
 
 
-def _cost(run: Run, best: Sequence[str], costs: Mapping[str, float | None]) -> list[Point]:
+def _cost(run: FinishedRun, best: Sequence[str], costs: Mapping[str, float | None]) -> list[Point]:
     lines, arms = [], {arm.name: arm for arm in run.arms}
     for name in best[:3]:
         parts = [f"{duration(costs[name])} a slice"] if finite(costs.get(name)) else []

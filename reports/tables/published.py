@@ -15,7 +15,8 @@ import pandas as pd
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.bench.core.prompts import policy_from
-from gtvbench.reports.run.load import Arm, Run
+from gtvbench.bench.study.record import ArmRecord
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.sentences.citations import DIGEST_DIGITS, LITEMEDSAM, named
 from gtvbench.reports.text.numbers import listed, signed, visible
 
@@ -40,7 +41,7 @@ def comparable(structures: Iterable[str]) -> bool:
     return bool(names) and names <= {"GTV-T", "GTV-N"}
 
 
-def remark(run: Run, summary: pd.DataFrame) -> str | None:
+def remark(run: FinishedRun, summary: pd.DataFrame) -> str | None:
     """How far our mean DSC lies from the published one, of arms that did what the study did; None where none did.
 
     `summary` is tables.score_summary of the whole volume. Such an arm is of real patients with the study's structures,
@@ -64,34 +65,34 @@ def remark(run: Run, summary: pd.DataFrame) -> str | None:
     )
 
 
-def has_weights(arm: Arm) -> bool:
+def has_weights(arm: ArmRecord) -> bool:
     """Whether an arm starts from the weights that the study started from; methods without weights do."""
     return arm.kind not in LITEMEDSAM or arm.published_weights == WEIGHTS
 
 
-def caption(run: Run) -> str:
+def caption(run: FinishedRun) -> str:
     """Title of the table, which says what weights LiteMedSAM has here."""
     file = next((arm.weights.get("sha256") for arm in run.scored_arms if arm.published_weights == WEIGHTS), None)
     digest = f" (SHA-256 {named(file)[:DIGEST_DIGITS]}…)" if file else ""
     return f"Mean DSC ± SD; LiteMedSAM is shown here only with its published weights, verified{digest}"
 
 
-def _modalities(run: Run) -> set[str]:
+def _modalities(run: FinishedRun) -> set[str]:
     return {str(modality) for modality in run.provenance.get("modalities") or ()}
 
 
-def _published(arm: Arm) -> dict[str, tuple[float, float]] | None:
+def _published(arm: ArmRecord) -> dict[str, tuple[float, float]] | None:
     """The study's results of an arm."""
     return RESULTS.get((arm.kind, arm.fusion))
 
 
-def _as_published(run: Run, arm: Arm) -> bool:
+def _as_published(run: FinishedRun, arm: ArmRecord) -> bool:
     if arm.status != "complete" or arm.cut_schedule or not has_weights(arm):
         return False
     return not arm.box_prompted or _study_prompts(run)
 
 
-def _study_prompts(run: Run) -> bool:
+def _study_prompts(run: FinishedRun) -> bool:
     """Whether boxes had the study's margin of 0 to 20 mm on each side."""
     try:
         policy = policy_from(str((run.study.get("prompts") or {}).get("policy")))

@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from gtvbench.reports.analysis import selection
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.run.pictures import CasePictures
 from gtvbench.reports.text.addresses import case_file, case_link
 from gtvbench.reports.text.numbers import listed, number
@@ -27,7 +27,7 @@ MISSING = (
 TURNED_OFF = "The study file turns pictures off (report: {pictures: false})."
 
 
-def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dict[str, Any]:
+def viewer_section(run: FinishedRun, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dict[str, Any]:
     """Context of viewer.html.j2: `message` where there is nothing to show, else the chosen cases' data and figures.
 
     Cases are embedded whole, in the order of `selection.chosen`, as long as there is `room` (bytes); the others are
@@ -64,7 +64,7 @@ def viewer_section(run: Run, wide: pd.DataFrame, room: int = INDEX_BYTES) -> dic
     }
 
 
-def case_pages(run: Run, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def case_pages(run: FinishedRun, wide: pd.DataFrame) -> Iterator[tuple[str, str]]:
     """(file name, HTML) of the page of every test case, one at a time."""
     view = View.of(run, wide)
     found = selection.reasons(wide, view.arms, view.structures)

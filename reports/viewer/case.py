@@ -13,7 +13,7 @@ from gtvbench.bench.core.fusion import CT_LEVEL_HU, CT_WIDTH_HU, FUSIONS, MODALI
 from gtvbench.bench.core.scores import WHOLE_VOLUME
 from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.figures import violins
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.run.pictures import CasePictures, Contours, Pictures
 from gtvbench.reports.tables.table import Cell, Table
 from gtvbench.reports.text.addresses import case_link
@@ -36,7 +36,7 @@ _WINDOWS = {
 class View:
     """What all cases of a run share."""
 
-    run: Run
+    run: FinishedRun
     scores: Mapping[tuple[str, str, str], Mapping[str, Any]]
     pictures: Pictures
     arms: list[str]
@@ -44,7 +44,7 @@ class View:
     cases: list[str]
 
     @classmethod
-    def of(cls, run: Run, wide: pd.DataFrame) -> View:
+    def of(cls, run: FinishedRun, wide: pd.DataFrame) -> View:
         """The view of a run; `wide` is `tables.wide_scores(run.scores)`."""
         rows: list[dict[str, Any]] = of_scope(wide, WHOLE_VOLUME).to_dict("records")  # type: ignore[assignment]
         scores = {(row["arm"], row["case"], row["structure"]): row for row in rows}

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from gtvbench.bench.files.progress import Display
 from gtvbench.bench.run.run import Run
 from gtvbench.bench.study.file import Study
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import scores
 from gtvbench.reports.run.load import read_run
 from gtvbench.reports.text import templating
 from gtvbench.reports.viewer import build
@@ -34,7 +34,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Run(study, folder, folder / "run", ["box-fill", "box-ellipse", "theirs"], Display("quiet")).execute()
     run = read_run(folder / "run")
     (folder / "cases").mkdir()
-    for name, html in build.case_pages(run, tables.wide_scores(run.scores)):
+    for name, html in build.case_pages(run, scores.wide_scores(run.scores)):
         (folder / "cases" / name).write_text(html, encoding="utf-8")
     return folder / "cases"
 
@@ -248,7 +248,7 @@ def test_without_script_a_figure_and_the_scores_remain(cases: Path, visit: Open)
 
 def test_the_section_of_the_report_switches_between_cases(cases: Path, visit: Open) -> None:
     run = read_run(cases.parent / "run")
-    context = build.viewer_section(run, tables.wide_scores(run.scores))
+    context = build.viewer_section(run, scores.wide_scores(run.scores))
     environment = templating.environment()
     section = environment.get_template("viewer.html.j2").render(viewer=context, run=run)
     path = cases.parent / "section.html"

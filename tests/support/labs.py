@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gtvbench.reports.compare.merge import merge, read_candidates
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 
 BOXES = ("box-ellipse", "box-fill")
 ZERO = ("litemedsam-zero-shot.ct-only", "litemedsam-zero-shot.multimodal")
@@ -16,11 +16,11 @@ TUNED = ("litemedsam-fine-tuned.ct-only", "litemedsam-fine-tuned.multimodal")
 Lab = Callable[..., Path]
 
 
-def merged(*folders: Path, names: Sequence[str] | None = None) -> Run:
+def merged(*folders: Path, names: Sequence[str] | None = None) -> FinishedRun:
     return merge(read_candidates(folders, names))
 
 
-def lines(run: Run, kind: str) -> tuple[str, ...]:
+def lines(run: FinishedRun, kind: str) -> tuple[str, ...]:
     return tuple(line for notice in run.notices if notice.kind == kind for line in notice.names)
 
 

@@ -25,7 +25,7 @@ class Shown:
 
 
 @dataclass
-class Book:
+class Collected:
     """Figures by name, ready to be drawn again as files, and tables of numbers by name."""
 
     figures: dict[str, Callable[[], Figure]] = field(default_factory=dict)

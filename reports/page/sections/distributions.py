@@ -7,15 +7,15 @@ from functools import partial
 
 import pandas as pd
 
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import scores
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import static, violins
-from gtvbench.reports.page.sections.collected import Book, Shown
-from gtvbench.reports.run.load import Run
-from gtvbench.reports.tables import table as layout
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.run.load import FinishedRun
+from gtvbench.reports.tables.scores import values_table
 
 
-def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Book) -> list[Shown]:
+def distributions(run: FinishedRun, wide: pd.DataFrame, metrics: Sequence[str], collected: Collected) -> list[Shown]:
     """Violin panels with the values of every case as their table."""
     shown: list[Shown] = []
     arms = run.scored_arms
@@ -24,17 +24,17 @@ def distributions(run: Run, wide: pd.DataFrame, metrics: Sequence[str], book: Bo
             panel = violins.panel(wide, structure, metric, arms, len(shown))
             if panel is None:
                 continue
-            values = tables.per_case(wide, structure, metric, [arm.name for arm in arms])
+            values = scores.per_case(wide, structure, metric, [arm.name for arm in arms])
             measure = MEASURES[metric]
             caption = f"{structure}: {measure.named} of every case"
-            table = layout.values_table(values, caption, measure.digits, f"{panel.id}-values")
+            shown_values = values_table(values, caption, measure.digits, f"{panel.id}-values")
             shown.append(
-                book.figure(
+                collected.figure(
                     panel.id,
                     panel.title,
                     violins.panel_reading(panel),
                     partial(static.violins, panel),
-                    table,
+                    shown_values,
                 )
             )
     return shown

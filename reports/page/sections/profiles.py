@@ -8,13 +8,13 @@ from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import static_charts, violins
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
-from gtvbench.reports.page.sections.collected import Book, Shown
+from gtvbench.reports.page.sections.collected import Collected, Shown
 from gtvbench.reports.page.sections.volumes import line_styles
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.tables import comparisons
 
 
-def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
+def profiles(run: FinishedRun, results: Results, collected: Collected) -> list[Shown]:
     """A chart for each structure and primary metric."""
     shown = []
     lines = line_styles(run.scored_arms)
@@ -47,5 +47,5 @@ def profiles(run: Run, results: Results, book: Book) -> list[Shown]:
                 height=290 + 20 * len(curves),
             )  # fmt: skip
             values = comparisons.profile_table(table, structure, metric, f"{name}-values")
-            shown.append(book.figure(name, chart.title, reading, partial(static_charts.chart, chart), values))
+            shown.append(collected.figure(name, chart.title, reading, partial(static_charts.chart, chart), values))
     return shown

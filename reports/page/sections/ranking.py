@@ -11,13 +11,15 @@ from gtvbench.reports.analysis.measures import MEASURES, main_scheme
 from gtvbench.reports.figures import static_charts
 from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
 from gtvbench.reports.figures.violins import shorten
-from gtvbench.reports.page.sections.collected import Book, Shown
-from gtvbench.reports.sentences import prose
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.sentences import caveats
 from gtvbench.reports.statistics.paired import smallest_p
 from gtvbench.reports.tables import comparisons
 
 
-def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book: Book) -> list[dict[str, Any]]:
+def ranking(
+    ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], collected: Collected
+) -> list[dict[str, Any]]:
     """For each structure: figures, a table and a sentence for each primary metric."""
     found = []
     for structure in structures:
@@ -29,19 +31,19 @@ def ranking(ranked: Sequence[Mapping[str, Any]], structures: Sequence[str], book
             name = f"{MEASURES[record['metric']].short}-{structures.index(structure)}"
             parts.append(
                 {
-                    "figures": _figures(record, name, book),
+                    "figures": _figures(record, name, collected),
                     "tables": [
                         comparisons.ranking_table(record, f"ranking-{name}"),
                         comparisons.tau_table(record, f"tau-{name}"),
                     ],
-                    "sentence": prose.ranking(record),
+                    "sentence": caveats.ranking(record),
                 }
             )
         found.append({"structure": structure, "parts": parts})
     return found
 
 
-def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
+def _figures(record: Mapping[str, Any], name: str, collected: Collected) -> list[Shown]:
     what = f"{record['structure']}, {MEASURES[record['metric']].title}"
     chosen = main_scheme(record["metric"])
     scheme = record["schemes"][chosen]
@@ -53,7 +55,7 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
         "dark square in a row is a firm rank."
     )
     drawn = RankMap(f"ranks-{name}", f"{what}: ranks when other patients are drawn", rows, reading)
-    shown = [book.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn))]
+    shown = [collected.figure(drawn.id, drawn.title, drawn.reading, partial(static_charts.rank_map, drawn))]
     pairs = len(order) * (len(order) - 1) // 2
     if smallest_p(record["patients"]) * pairs > LEVEL:
         return shown  # a bar over all arms would read as "all alike"; the sentence says why there is none
@@ -65,5 +67,5 @@ def _figures(record: Mapping[str, Any], name: str, book: Book) -> list[Shown]:
         f"apart{'' if groups else ': here it tells all apart'}."
     )
     diagram = Diagram(f"apart-{name}", f"{what}: mean ranks, and arms that cannot be told apart", arms, groups, text)
-    shown.append(book.figure(diagram.id, diagram.title, text, partial(static_charts.critical_difference, diagram)))
+    shown.append(collected.figure(diagram.id, diagram.title, text, partial(static_charts.critical_difference, diagram)))
     return shown

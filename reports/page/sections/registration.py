@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gtvbench.reports.page.sections.collected import Book
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.page.sections.collected import Collected
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.tables.table import Cell, Table, row_of
 from gtvbench.reports.text.numbers import counted, number, percent
@@ -47,12 +47,12 @@ class Registrations:
     hidden: bool = False
 
 
-def registrations(run: Run, book: Book) -> Registrations | None:
+def registrations(run: FinishedRun, collected: Collected) -> Registrations | None:
     """The section, or None where nothing was registered."""
     frame = registration_frame(run)
     if not len(frame):
         return None
-    book.frame("registration", frame)
+    collected.frame("registration", frame)
     done = frame[frame["status"] == "registered"]
     parts = [f"{counted(len(done), 'image')} of {frame['case'].nunique()} patients registered to the reference"]
     shared = int((frame["status"] == "shared frame of reference").sum())
@@ -76,7 +76,7 @@ def registrations(run: Run, book: Book) -> Registrations | None:
     return Registrations(text, table, *_checkerboards(run, shown), hidden)
 
 
-def _checkerboards(run: Run, shown: pd.DataFrame) -> tuple[tuple[Checkerboard, ...], int]:
+def _checkerboards(run: FinishedRun, shown: pd.DataFrame) -> tuple[tuple[Checkerboard, ...], int]:
     """Pictures in the order of the table as far as there is room, and the number left out."""
     pictures, size, absent = Pictures(run), 0, 0
     found: list[Checkerboard] = []
@@ -94,7 +94,7 @@ def _checkerboards(run: Run, shown: pd.DataFrame) -> tuple[tuple[Checkerboard, .
     return tuple(found), absent
 
 
-def registration_frame(run: Run) -> pd.DataFrame:
+def registration_frame(run: FinishedRun) -> pd.DataFrame:
     """A row a case and modality; similarity is mutual information in nats over what both images cover."""
     rows = []
     for case, modalities in (run.provenance.get("registration") or {}).items():

@@ -9,14 +9,16 @@ import pandas as pd
 
 from gtvbench.reports.analysis.cost import STAGES
 from gtvbench.reports.figures import static, violins
-from gtvbench.reports.page.sections.collected import Book, Shown
-from gtvbench.reports.run.load import Run
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.text.numbers import duration
 
 _UNITS = {"slice": "one slice", "case": "one case"}
 
 
-def time_figures(run: Run, stages: pd.DataFrame, costs: Mapping[str, float | None], book: Book) -> list[Shown]:
+def time_figures(
+    run: FinishedRun, stages: pd.DataFrame, costs: Mapping[str, float | None], collected: Collected
+) -> list[Shown]:
     """For a slice and for a whole case: median and interquartile range of each arm, on a logarithmic axis.
 
     `costs` are seconds for one slice: a method that segments whole volumes stands there with its share of the case.
@@ -36,5 +38,5 @@ def time_figures(run: Run, stages: pd.DataFrame, costs: Mapping[str, float | Non
             rows += tuple((f"{violins.shorten(n)}: {duration(c)} (of the case)", c, c, c) for n, c in shares.items())
         drawn = violins.Forest(f"time-{stage}", f"Time for {what}", rows, None, "time, logarithmic", False)
         reading = f"{STAGES[stage]}: square, median; line, interquartile range; left is faster."
-        shown.append(book.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
+        shown.append(collected.figure(drawn.id, drawn.title, reading, partial(static.forest, drawn)))
     return shown

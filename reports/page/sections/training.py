@@ -7,15 +7,16 @@ from functools import partial
 
 import pandas as pd
 
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.figures import static_charts, violins
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Rule, Series
-from gtvbench.reports.page.sections.collected import Book, Shown
-from gtvbench.reports.run.load import Arm, Run
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.tables import cost
 from gtvbench.reports.text.numbers import counted
 
 
-def training(run: Run, book: Book) -> list[Shown]:
+def training(run: FinishedRun, collected: Collected) -> list[Shown]:
     """A chart for each trained arm, with every epoch's numbers as its table."""
     colours = violins.styles(run.arms)
     shown: list[Shown] = []
@@ -25,11 +26,13 @@ def training(run: Run, book: Book) -> list[Shown]:
         table = run.epochs[arm.name].sort_values("epoch")
         chart = curves(table, arm, colours[arm.name][0], f"training-{len(shown)}")
         values = cost.training_table(table, arm.name, f"{chart.id}-values")
-        shown.append(book.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), values))
+        shown.append(
+            collected.figure(chart.id, chart.title, chart.reading, partial(static_charts.chart, chart), values)
+        )
     return shown
 
 
-def curves(table: pd.DataFrame, arm: Arm, colour: str, name: str) -> Chart:
+def curves(table: pd.DataFrame, arm: ArmRecord, colour: str, name: str) -> Chart:
     """Losses of one arm by epoch; a value that is not finite is a gap."""
     epochs = tuple(float(e) for e in table["epoch"])
     series, values = [], []

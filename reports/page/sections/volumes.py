@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.contrasts import by_patient
 from gtvbench.reports.analysis.measures import MEASURES
@@ -19,9 +20,9 @@ from gtvbench.reports.analysis.volumes import reference_volumes
 from gtvbench.reports.figures import static_charts, violins, volume_figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Series
 from gtvbench.reports.figures.volume_figures import AgreementFigure, AgreementPanel
-from gtvbench.reports.page.sections.collected import Book, Shown
-from gtvbench.reports.run.load import Arm, Run
-from gtvbench.reports.sentences import prose
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.run.load import FinishedRun
+from gtvbench.reports.sentences import caveats
 from gtvbench.reports.tables import comparisons
 from gtvbench.reports.text.numbers import counted, number, visible
 
@@ -31,7 +32,7 @@ _MANY = 200
 DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot")
 
 
-def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[dict[str, Any]]:
+def volumes(run: FinishedRun, wide: pd.DataFrame, results: Results, collected: Collected) -> list[dict[str, Any]]:
     """For each structure with recorded volumes: charts, table of thirds, and the test of interaction."""
     found = []
     for index, structure in enumerate(run.structures):
@@ -44,9 +45,9 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
             draw = partial(static_charts.chart, chart)
             parts.append(
                 {
-                    "figure": book.figure(chart.id, chart.title, chart.reading, draw),
+                    "figure": collected.figure(chart.id, chart.title, chart.reading, draw),
                     "thirds": comparisons.subgroup_table(results.subgroups, structure, metric, f"thirds-{name}"),
-                    "sentence": prose.interaction(results.model(metric, structure)),
+                    "sentence": caveats.interaction(results.model(metric, structure)),
                 }
             )
         if parts:
@@ -54,7 +55,7 @@ def volumes(run: Run, wide: pd.DataFrame, results: Results, book: Book) -> list[
     return found
 
 
-def line_styles(arms: Sequence[Arm]) -> dict[str, tuple[str, Dash]]:
+def line_styles(arms: Sequence[ArmRecord]) -> dict[str, tuple[str, Dash]]:
     """Colour and dash of each arm's line: the colour tells the method, the dash the fusion."""
     colours = violins.styles(arms)
     fusions = list(dict.fromkeys(arm.fusion for arm in arms))
@@ -62,7 +63,7 @@ def line_styles(arms: Sequence[Arm]) -> dict[str, tuple[str, Dash]]:
 
 
 def _against_volume(
-    run: Run, wide: pd.DataFrame, results: Results, structure: str, metric: str, name: str
+    run: FinishedRun, wide: pd.DataFrame, results: Results, structure: str, metric: str, name: str
 ) -> Chart | None:
     measure = MEASURES[metric]
     reference = reference_volumes(wide, structure)
@@ -131,7 +132,7 @@ def _against_volume(
     )  # fmt: skip
 
 
-def agreement(run: Run, results: Results, book: Book) -> list[dict[str, Any]]:
+def agreement(run: FinishedRun, results: Results, collected: Collected) -> list[dict[str, Any]]:
     """Bland-Altman figures of each structure in mL and as ratio, with their table."""
     found = []
     for index, structure in enumerate(run.structures):
@@ -139,15 +140,24 @@ def agreement(run: Run, results: Results, book: Book) -> list[dict[str, Any]]:
         limits = results.agreement[results.agreement["structure"] == structure]
         if points.empty:
             continue
-        shown = [_bland_altman(run, points, limits, structure, index, book, ratio=ratio) for ratio in (False, True)]
+        shown = [
+            _bland_altman(run, points, limits, structure, index, collected, ratio=ratio) for ratio in (False, True)
+        ]
         table = comparisons.agreement_table(limits, structure, f"agreement-{index}")
         found.append({"structure": structure, "figures": [f for f in shown if f is not None], "table": table})
     return found
 
 
 def _bland_altman(
-    run: Run, points: pd.DataFrame, limits: pd.DataFrame, structure: str, index: int, book: Book, *, ratio: bool,
-) -> Shown | None:  # fmt: skip
+    run: FinishedRun,
+    points: pd.DataFrame,
+    limits: pd.DataFrame,
+    structure: str,
+    index: int,
+    collected: Collected,
+    *,
+    ratio: bool,
+) -> Shown | None:
     styles = violins.styles(run.scored_arms)
     cases = run.scores.groupby("patient")["case"].unique()
     panels = []
@@ -170,7 +180,7 @@ def _bland_altman(
         known = all(math.isfinite(v) for v in (middle, low, high))
         panels.append(
             AgreementPanel(
-                arm.name, prose.limits(row.iloc[0], ratio=ratio), *styles[arm.name], tuple(marks),
+                arm.name, caveats.limits(row.iloc[0], ratio=ratio), *styles[arm.name], tuple(marks),
                 (middle, low, high) if known else None,
             )
         )  # fmt: skip
@@ -188,4 +198,4 @@ def _bland_altman(
         tuple(panels), ratio,
     )  # fmt: skip
     draw = partial(volume_figures.bland_altman, figure)
-    return book.figure(figure.id, figure.title, figure.reading, draw)
+    return collected.figure(figure.id, figure.title, figure.reading, draw)

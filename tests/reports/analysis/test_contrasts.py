@@ -9,17 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import by_patient, contrasts, planned
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.page.build import build_report
-from gtvbench.reports.run.load import Arm, read_run
+from gtvbench.reports.run.load import read_run
 from gtvbench.reports.tables.comparisons import against_margin
 
 
-def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> Arm:
+def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> ArmRecord:
     trains = method.startswith(("nnunet", "litemedsam-fine"))
     name = f"{method}.{fusion}.{seed}"
-    return Arm(arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed)
+    return ArmRecord(
+        arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed
+    )
 
 
 SIX = [

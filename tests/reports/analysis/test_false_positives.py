@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import simulated
 
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import contrasts
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.run.load import Arm
 
 TABLES, PATIENTS = 2000, 16
 
@@ -18,7 +18,7 @@ def test_without_any_effect_a_family_rejects_no_more_often_than_it_says() -> Non
     """2,000 tables of eight arms and two structures; the share of tables in which any of a family's seven planned
     contrasts has an adjusted p below .05 is at most .065 (three standard errors above .05).
     """
-    arms = [Arm.model_validate({**arm, "status": "complete"}) for arm in simulated.arms_of()]
+    arms = [ArmRecord.model_validate({**arm, "status": "complete"}) for arm in simulated.arms_of()]
     options = {"statistics": {"resamples": 1000}}
     run = SimpleNamespace(scored_arms=arms, structures=simulated.STRUCTURES, study=options)
     rejected: dict[tuple[str, str], int] = {}

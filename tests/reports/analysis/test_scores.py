@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.scores import METRICS
-from gtvbench.reports.analysis import cost
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import cost, scores
 from gtvbench.reports.run.load import read_run
 
 ARMS, STRUCTURES = ["one", "two"], ["GTV-T"]
@@ -44,7 +43,7 @@ def empty(predicted: float) -> dict[str, float]:
 @pytest.fixture
 def four_patients() -> pd.DataFrame:
     """The worked example of the evaluation notes: TP 90, 0, 0, 450; V_pred 100, 0, 8, 500; V_ref 100, 0, 0, 500."""
-    return tables.wide_scores(
+    return scores.wide_scores(
         long_table(
             [
                 ("one", "a", "ok", scored(0.9, 100, 100)),
@@ -57,7 +56,7 @@ def four_patients() -> pd.DataFrame:
 
 
 def test_the_conventions_for_empty_masks_give_the_documented_values(four_patients: pd.DataFrame) -> None:
-    row = tables.sensitivity(four_patients, ["one"], STRUCTURES).iloc[0]
+    row = scores.sensitivity(four_patients, ["one"], STRUCTURES).iloc[0]
     assert row["present"] == pytest.approx(0.9)
     assert row["empty_is_one"] == pytest.approx(0.7)
     assert row["aggregated"] == pytest.approx(0.894, abs=5e-4)
@@ -68,18 +67,18 @@ def test_the_conventions_for_empty_masks_give_the_documented_values(four_patient
 
 
 def test_cases_without_a_reference_stay_out_of_the_means(four_patients: pd.DataFrame) -> None:
-    row = tables.score_summary(four_patients, "volume", ["one"], STRUCTURES).iloc[0]
+    row = scores.score_summary(four_patients, "volume", ["one"], STRUCTURES).iloc[0]
     assert (row["n"], row["failed"]) == (2, 0)
     assert row["dsc_mean"] == pytest.approx(0.9)
 
 
 def test_recorded_true_positives_go_before_recovered_ones() -> None:
-    wide = tables.wide_scores(long_table([("one", "a", "ok", scored(0.8, 10, 10) | {"tp_mm3": 9000.0})]))
-    assert tables.aggregated_dsc(wide) == pytest.approx(0.9)
+    wide = scores.wide_scores(long_table([("one", "a", "ok", scored(0.8, 10, 10) | {"tp_mm3": 9000.0})]))
+    assert scores.aggregated_dsc(wide) == pytest.approx(0.9)
 
 
 def test_false_positives_are_counted_where_the_reference_is_empty(four_patients: pd.DataFrame) -> None:
-    row = tables.false_positives(four_patients, ["one"], STRUCTURES).iloc[0]
+    row = scores.false_positives(four_patients, ["one"], STRUCTURES).iloc[0]
     assert (row["cases"], row["false_positive"], row["true_negative"], row["no_mask"]) == (2, 1, 1, 0)
     assert row["rate"] == 0.5
     assert row["volume_max_ml"] == 8
@@ -87,11 +86,11 @@ def test_false_positives_are_counted_where_the_reference_is_empty(four_patients:
 
 def test_a_crashed_case_stays_in_the_mean_with_its_penalty() -> None:
     lost = {"dsc": 0.0, "hd95_mm": 300.0, "nsd": 0.0, "assd_mm": 300.0, "reference_volume_ml": 10.0}
-    wide = tables.wide_scores(
+    wide = scores.wide_scores(
         long_table([("one", "a", "ok", scored(0.8, 10, 10, 3.0)), ("one", "b", "crashed", lost),
                     ("one", "c", "ok", scored(0.9, 10, 10, 2.0))])
     )  # fmt: skip
-    row = tables.score_summary(wide, "volume", ["one"], STRUCTURES).iloc[0]
+    row = scores.score_summary(wide, "volume", ["one"], STRUCTURES).iloc[0]
     assert (row["n"], row["failed"]) == (3, 1)
     assert row["dsc_mean"] == pytest.approx((0.8 + 0.9) / 3)
     assert row["hd95_median_mm"] == 3.0
@@ -100,34 +99,34 @@ def test_a_crashed_case_stays_in_the_mean_with_its_penalty() -> None:
 
 
 def test_a_crash_where_another_arm_saw_an_empty_reference_is_no_miss() -> None:
-    wide = tables.wide_scores(
+    wide = scores.wide_scores(
         long_table([("one", "a", "both_empty", empty(0)), ("two", "a", "crashed", {}), ("two", "b", "crashed", {})])
     )
     present = wide.set_index(["arm", "case"])["present"]
     assert not present["two", "a"]
     assert not present["two", "b"]
-    assert tables.false_positives(wide, ["two"], STRUCTURES).iloc[0]["no_mask"] == 2
+    assert scores.false_positives(wide, ["two"], STRUCTURES).iloc[0]["no_mask"] == 2
 
 
 def test_spread_of_a_single_case_does_not_exist() -> None:
-    wide = tables.wide_scores(long_table([("one", "a", "ok", scored(0.8, 10, 10))]))
-    row = tables.score_summary(wide, "volume", ["one"], STRUCTURES).iloc[0]
+    wide = scores.wide_scores(long_table([("one", "a", "ok", scored(0.8, 10, 10))]))
+    row = scores.score_summary(wide, "volume", ["one"], STRUCTURES).iloc[0]
     assert math.isnan(row["dsc_sd"])
     assert row["dsc_min"] == row["dsc_median"] == 0.8
 
 
 def test_a_score_that_is_not_a_number_is_counted_not_hidden() -> None:
-    wide = tables.wide_scores(
+    wide = scores.wide_scores(
         long_table([("one", "a", "ok", scored(NAN, 10, 10)), ("one", "b", "ok", scored(0.5, 10, 10, math.inf))])
     )
-    row = tables.score_summary(wide, "volume", ["one"], STRUCTURES).iloc[0]
+    row = scores.score_summary(wide, "volume", ["one"], STRUCTURES).iloc[0]
     assert (row["n"], row["unscored"]) == (2, 1)
     assert row["dsc_mean"] == 0.5
     assert row["hd95_median_mm"] == 1.0
 
 
 def test_a_change_of_order_between_conventions_is_found() -> None:
-    wide = tables.wide_scores(
+    wide = scores.wide_scores(
         long_table(
             [
                 ("one", "a", "ok", scored(0.8, 10, 10)), ("one", "b", "ref_empty_fp", empty(5)),
@@ -135,25 +134,25 @@ def test_a_change_of_order_between_conventions_is_found() -> None:
             ]
         )
     )  # fmt: skip
-    stability = tables.sensitivity(wide, ARMS, STRUCTURES)
-    assert tables.order_changes(stability, "GTV-T") == ["empty_is_one", "aggregated"]
+    stability = scores.sensitivity(wide, ARMS, STRUCTURES)
+    assert scores.order_changes(stability, "GTV-T") == ["empty_is_one", "aggregated"]
 
 
 def test_noise_in_the_last_digit_makes_no_order() -> None:
     row: dict[str, Any] = {"structure": "GTV-T", "complete": 0.5, "aggregated": 0.5, "empty_is_one": 0.5}
     table = pd.DataFrame([{**row, "present": 0.1 + 0.2}, {**row, "present": 0.3}])
-    assert tables.order_changes(table, "GTV-T") == []
+    assert scores.order_changes(table, "GTV-T") == []
 
 
 def test_arms_that_tie_to_three_decimals_are_all_best() -> None:
     summary = pd.DataFrame({"structure": "GTV-T", "arm": ["one", "two", "three"], "dsc_mean": [0.8001, 0.8004, 0.7]})
-    assert tables.best_arms(summary, "GTV-T") == ["one", "two"]
-    assert tables.best_arms(summary, "GTV-T", lowest=True) == ["three"]
-    assert tables.best_arms(summary, "GTV-N") == []
+    assert scores.best_arms(summary, "GTV-T") == ["one", "two"]
+    assert scores.best_arms(summary, "GTV-T", lowest=True) == ["three"]
+    assert scores.best_arms(summary, "GTV-N") == []
 
 
 def test_status_counts_name_statuses_that_are_new(four_patients: pd.DataFrame) -> None:
-    counts = tables.status_counts(four_patients.replace({"status": {"both_empty": "eaten"}}), ["one"], STRUCTURES)
+    counts = scores.status_counts(four_patients.replace({"status": {"both_empty": "eaten"}}), ["one"], STRUCTURES)
     assert counts.iloc[0][["cases", "ok", "ref_empty_fp", "other"]].tolist() == [4, 2, 1, 1]
 
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.reports.analysis import contrasts
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.bench.study.record import ArmRecord
+from gtvbench.reports.analysis import contrasts, scores
 from gtvbench.reports.figures import violins
 from gtvbench.reports.page.build import build_report
-from gtvbench.reports.run.load import Arm, read_run
-from gtvbench.reports.sentences import prose
+from gtvbench.reports.run.load import read_run
+from gtvbench.reports.sentences import caveats
 
 VOID = {"meta", "wbr", "br", "img", "link", "input", "hr"}
 HOSTILE = "<b>x</b>\"'&\n\u202eevil $a_b$ %{x}"
@@ -326,7 +326,7 @@ def test_failed_cases_stand_in_a_band_of_their_own(tmp_path: Path, new_run: Call
     writer = new_run()
     writer.fail("box-fill", writer.cases[:2], "crashed")
     run = read_run(writer.write(tmp_path / "run"))
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     panel = violins.panel(wide, "GTV-T", "hd95_mm", run.scored_arms, 0)
     assert panel is not None
     assert panel.gutter is not None
@@ -342,7 +342,7 @@ def test_failed_cases_stand_in_a_band_of_their_own(tmp_path: Path, new_run: Call
 
 def test_colour_tells_the_method_and_marker_the_fusion() -> None:
     fusions = ("ct-only", "multimodal")
-    arms = [Arm(arm=f"{m}.{f}", method=m, fusion=f, status="complete") for m in "abcdefgh" for f in fusions]
+    arms = [ArmRecord(arm=f"{m}.{f}", method=m, fusion=f, status="complete") for m in "abcdefgh" for f in fusions]
     style = violins.styles(arms)
     assert style["a.ct-only"][0] == style["a.multimodal"][0] != style["b.ct-only"][0]
     assert style["a.ct-only"][1] != style["a.multimodal"][1]
@@ -368,5 +368,5 @@ def test_what_is_no_longer_part_of_the_run_leaves_the_report(tmp_path: Path, new
 
 def test_structures_with_the_same_margin_are_named_together() -> None:
     options = contrasts.StatisticsOptions.model_validate({"dsc-margin": {"A": 0.05, "B": 0.05, "C": 0.1}})
-    assert prose.margins(options, ("A", "B", "C")).startswith("a margin of 0.05 (A and B) and 0.1 (C) in DSC")
-    assert prose.margins(options, ("A", "B")).startswith("a margin of 0.05 in DSC")
+    assert caveats.margins(options, ("A", "B", "C")).startswith("a margin of 0.05 (A and B) and 0.1 (C) in DSC")
+    assert caveats.margins(options, ("A", "B")).startswith("a margin of 0.05 in DSC")

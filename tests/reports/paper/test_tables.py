@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gtvbench.reports.analysis import contrasts, cost
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import contrasts, cost, scores
 from gtvbench.reports.page.flow import flow, flow_table
-from gtvbench.reports.paper import tables as exports
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.paper import tables
+from gtvbench.reports.run.load import FinishedRun, read_run
 from gtvbench.reports.tables import comparisons
-from gtvbench.reports.tables import cost as layout_cost
-from gtvbench.reports.tables import table as layout
+from gtvbench.reports.tables.cost import epochs_table, prediction_table, resources_table, stages_table
+from gtvbench.reports.tables.scores import arms_table, false_positive_table, score_table, values_table
 from gtvbench.reports.tables.table import Cell, Table
 from gtvbench.reports.text.latex import escaped
 
@@ -37,32 +36,32 @@ def _table(*texts: str) -> Table:
     return Table("t-0", "Caption", ("Arm", "DSC mean", "other"), rows, (("", 1), ("Both", 2)))
 
 
-def _all(run: Run) -> list[Table]:
+def _all(run: FinishedRun) -> list[Table]:
     """Most tables of the page."""
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
-    summary = tables.score_summary(wide, "volume", arms, run.structures)
+    summary = scores.score_summary(wide, "volume", arms, run.structures)
     differences, stages = contrasts.contrasts(run, wide), cost.stage_summary(run)
-    found = [layout.arms_table(run), flow_table(flow(run, wide))]
+    found = [arms_table(run), flow_table(flow(run, wide))]
     for k, structure in enumerate(run.structures):
-        values = tables.per_case(wide, structure, "dsc", arms)
+        values = scores.per_case(wide, structure, "dsc", arms)
         found += [
-            layout.score_table(run, summary, structure, "volume", {}, f"scores-{k}"),
+            score_table(run, summary, structure, "volume", {}, f"scores-{k}"),
             comparisons.contrast_table(differences, structure, "dsc", True, f"planned-{k}"),
             comparisons.contrast_table(differences, structure, "hd95_mm", False, f"exploratory-{k}"),
-            layout.values_table(values, f"{structure}: every case", 3, f"values-{k}"),
+            values_table(values, f"{structure}: every case", 3, f"values-{k}"),
         ]
     found += [comparisons.ranking_table(r, f"ranking-{k}") for k, r in enumerate(contrasts.rankings(run, wide))]
     return [
-        *found, layout.false_positive_table(tables.false_positives(wide, arms, run.structures)),
-        layout_cost.epochs_table(cost.epoch_summary(run)), layout_cost.stages_table(stages),
-        layout_cost.prediction_table(stages),
-        layout_cost.resources_table(cost.resources(run)),
+        *found, false_positive_table(scores.false_positives(wide, arms, run.structures)),
+        epochs_table(cost.epoch_summary(run)), stages_table(stages),
+        prediction_table(stages),
+        resources_table(cost.resources(run)),
     ]  # fmt: skip
 
 
 def test_group_heads_stand_over_their_columns_in_latex() -> None:
-    text = exports.as_latex(_table("one"))
+    text = tables.as_latex(_table("one"))
     assert r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{Both} \\" in text
     assert r"\cmidrule(lr){2-3}" in text
     assert r"one & \textbf{0.812} & $-$0.5 \\" in text
@@ -71,14 +70,14 @@ def test_group_heads_stand_over_their_columns_in_latex() -> None:
 
 
 def test_a_table_of_many_rows_breaks_over_pages_and_a_wide_one_is_scaled_or_turned() -> None:
-    assert r"\begin{longtable}" in exports.as_latex(_table(*map(str, range(exports.MAX_ROWS + 1))))
-    narrow = exports.as_latex(_table("one"))
+    assert r"\begin{longtable}" in tables.as_latex(_table(*map(str, range(tables.MAX_ROWS + 1))))
+    narrow = tables.as_latex(_table("one"))
     assert r"\begin{table}" in narrow
     assert "resizebox" not in narrow
 
     def wide(columns: int) -> str:
         row = (Cell("arm"), *[Cell("0.123 to 0.456")] * columns)
-        return exports.as_latex(Table("w", "Wide", ("Arm", *["x"] * columns), (row,)))
+        return tables.as_latex(Table("w", "Wide", ("Arm", *["x"] * columns), (row,)))
 
     assert r"\resizebox" in wide(6)
     assert r"\begin{table}" in wide(6)
@@ -86,7 +85,7 @@ def test_a_table_of_many_rows_breaks_over_pages_and_a_wide_one_is_scaled_or_turn
 
 
 def test_a_markdown_table_is_aligned_and_has_the_groups_in_its_heads() -> None:
-    lines = exports.as_markdown(_table("a|b", "longer name")).splitlines()
+    lines = tables.as_markdown(_table("a|b", "longer name")).splitlines()
     assert lines[0] == "**Caption**"
     body = lines[2:]
     assert len({len(line) for line in body}) == 1
@@ -99,7 +98,7 @@ def test_a_markdown_table_is_aligned_and_has_the_groups_in_its_heads() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_stays_in_its_cell_of_a_markdown_table(name: str) -> None:
-    line = exports.as_markdown(_table(name)).splitlines()[-1]
+    line = tables.as_markdown(_table(name)).splitlines()[-1]
     bare = line.replace("\\\\", "")
     assert bare.replace("\\|", "").count("|") == 4
     cell = bare.split("|")[1] if "\\|" not in bare else ""
@@ -112,7 +111,7 @@ def test_a_hostile_name_stays_in_its_cell_of_a_markdown_table(name: str) -> None
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_one_cell_of_a_csv_file_and_no_formula(name: str) -> None:
-    rows = list(csv.reader(io.StringIO(exports.as_csv(_table(name)))))
+    rows = list(csv.reader(io.StringIO(tables.as_csv(_table(name)))))
     assert [len(row) for row in rows] == [3, 3]
     assert rows[1][0][0] not in "=+-@\t\r"
     assert rows[1][1:] == ["0.812", "-0.5"]
@@ -120,7 +119,7 @@ def test_a_hostile_name_is_one_cell_of_a_csv_file_and_no_formula(name: str) -> N
 
 def test_a_csv_file_keeps_signed_numbers_and_leaves_absent_ones_empty() -> None:
     cells = tuple(Cell(text) for text in ("arm", "+0.012 to +0.05", "\u22121.5 mL", "\u2013", "-2+3+cmd|'x'!A0"))
-    rows = list(csv.reader(io.StringIO(exports.as_csv(Table("t", "c", ("a", "b", "c", "d", "e"), (cells,))))))
+    rows = list(csv.reader(io.StringIO(tables.as_csv(Table("t", "c", ("a", "b", "c", "d", "e"), (cells,))))))
     assert rows[1] == ["arm", "+0.012 to +0.05", "-1.5 mL", "", "'-2+3+cmd|'x'!A0"]
 
 
@@ -156,24 +155,24 @@ def test_tables_are_found_wherever_they_lie_each_id_once() -> None:
     first, second = _table("a"), Table("u", "c", ("x",), ((Cell("1"),),))
     empty = Table("v", "c", ("x",), ())
     content: dict[str, Any] = {"one": [Holder(first), (second, "text")], "two": {"three": first}, "four": empty}
-    assert [table.id for table in exports.collect(content)] == ["t-0", "u"]
+    assert [table.id for table in tables.collect(content)] == ["t-0", "u"]
 
 
 def test_the_files_of_all_tables_name_the_packages_that_they_need(run_folder: Path) -> None:
     found = _all(read_run(run_folder))
-    files = exports.files(found)
+    files = tables.files(found)
     assert set(files) >= {"tables.tex", "tables.md", "tables/scores-0.tex", "tables/scores-0.md", "tables/scores-0.csv"}
     assert len(files) == 2 + 3 * len(found)
     for name, text in files.items():
         if name.endswith(".tex"):
             assert text.startswith(r"% Needs \usepackage{array,booktabs")
-    assert files == exports.files(found)
+    assert files == tables.files(found)
 
 
 def document(tables: Sequence[Table]) -> str:
     """A whole document of the tables, to look at them."""
-    packages = "\n".join(f"\\usepackage{{{name}}}" for name in exports.PACKAGES)
-    body = "\n".join(exports.as_latex(table) for table in tables)
+    packages = "\n".join(f"\\usepackage{{{name}}}" for name in tables.PACKAGES)
+    body = "\n".join(tables.as_latex(table) for table in tables)
     return (
         f"\\documentclass[a4paper]{{article}}\n\\usepackage[margin=25mm]{{geometry}}\n{packages}\n"
         f"\\begin{{document}}\n{body}\n\\clearpage\n\\end{{document}}\n"

@@ -8,17 +8,16 @@ import numpy as np
 import pandas as pd
 
 from gtvbench.bench.core.scores import WHOLE_VOLUME
-from gtvbench.reports.analysis import contrasts, cost
-from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import contrasts, cost, scores
 from gtvbench.reports.run.load import read_run
 from gtvbench.reports.sentences import verdict
 
 
 def of(folder: Path) -> list[verdict.Verdict]:
     run = read_run(folder)
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
-    summary = tables.score_summary(wide, WHOLE_VOLUME, arms, run.structures)
+    summary = scores.score_summary(wide, WHOLE_VOLUME, arms, run.structures)
     costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     found = contrasts.contrasts(run, wide)
     return verdict.verdicts(run, wide, summary, found, contrasts.rankings(run, wide), costs)

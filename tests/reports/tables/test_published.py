@@ -8,8 +8,9 @@ import pytest
 
 from gtvbench.reports.analysis.scores import score_summary, wide_scores
 from gtvbench.reports.run.load import read_run
-from gtvbench.reports.sentences import prose
-from gtvbench.reports.tables import published, table
+from gtvbench.reports.sentences import banners
+from gtvbench.reports.tables import published
+from gtvbench.reports.tables.scores import published_table
 from gtvbench.reports.text.numbers import ABSENT
 
 
@@ -70,10 +71,10 @@ def test_weights_of_an_old_record_are_not_called_published(like_the_study: Any, 
     run = read_run(like_the_study.write(tmp_path / "run"))
     wide = wide_scores(run.scores)
     summary = score_summary(wide, "volume", [arm.name for arm in run.scored_arms], run.structures)
-    said = {banner.kind: banner for banner in prose.banners(run, wide, summary)}
+    said = {banner.kind: banner for banner in banners.banners(run, wide, summary)}
     assert "weights" not in said
     assert said["other-weights"].names[0].endswith(": lite_medsam.pth (SHA-256 79d8c9dca6db…)")
-    rows = {row[0].text: row[2].text for row in table.published_table(run, summary).rows}
+    rows = {row[0].text: row[2].text for row in published_table(run, summary).rows}
     assert rows["litemedsam-zero-shot.ct-only"] == ABSENT
     assert rows["nnunet.multimodal"].endswith("(n = 8)")
 

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from run_pictures import GRID, add_pictures
 
-from gtvbench.reports.analysis import scores as tables
-from gtvbench.reports.analysis import selection
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.analysis import scores, selection
+from gtvbench.reports.run.load import FinishedRun, read_run
 from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.text import addresses, templating
 from gtvbench.reports.viewer import build
@@ -21,7 +20,7 @@ from gtvbench.reports.viewer import build
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 
 
-def section_html(run: Run, context: dict[str, Any]) -> str:
+def section_html(run: FinishedRun, context: dict[str, Any]) -> str:
     template = templating.environment().get_template("viewer.html.j2")
     return template.render(viewer=context, run=run)
 
@@ -42,13 +41,13 @@ def pictured(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(pictured: Path) -> tuple[Run, pd.DataFrame]:
+def loaded(pictured: Path) -> tuple[FinishedRun, pd.DataFrame]:
     run = read_run(pictured)
-    return run, tables.wide_scores(run.scores)
+    return run, scores.wide_scores(run.scores)
 
 
 @pytest.fixture(scope="module")
-def pages(loaded: tuple[Run, pd.DataFrame]) -> dict[str, str]:
+def pages(loaded: tuple[FinishedRun, pd.DataFrame]) -> dict[str, str]:
     return dict(build.case_pages(*loaded))
 
 
@@ -64,7 +63,7 @@ def table_of(scores: dict[str, float | None]) -> pd.DataFrame:
             rows.append(("a", "a", "none", 1, case, case, "T", "volume", metric, shown, shown, status))
     columns = ["arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw",
                "status"]  # fmt: skip
-    return tables.wide_scores(pd.DataFrame(rows, columns=columns))
+    return scores.wide_scores(pd.DataFrame(rows, columns=columns))
 
 
 def roles(scores: dict[str, float | None]) -> dict[str, tuple[str, ...]]:
@@ -85,14 +84,14 @@ def test_a_single_case_is_everything_and_a_failed_arm_has_failures_only() -> Non
     assert roles({"p1": None, "p2": None}) == {"p1": ("failed",), "p2": ("failed",)}
 
 
-def test_a_structure_that_the_reference_lacks_gives_no_reason(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_a_structure_that_the_reference_lacks_gives_no_reason(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     absent = set(wide.loc[~wide["present"], "case"])
     found = selection.reasons(wide, run.arm_names, run.structures)
     assert absent and not {r.case for r in found if r.structure == "GTV-N"} & absent
 
 
-def test_failed_and_worst_cases_come_first(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_failed_and_worst_cases_come_first(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     found = selection.reasons(wide, run.arm_names, run.structures)
     order = selection.chosen(found)
@@ -105,7 +104,7 @@ def test_failed_and_worst_cases_come_first(loaded: tuple[Run, pd.DataFrame]) -> 
 # ---- reading
 
 
-def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, _ = loaded
     pictures = Pictures(run)
     case = pictures.case("PHA-025")
@@ -131,7 +130,7 @@ def test_contours_of_another_frame_are_not_drawn(pictured: Path, tmp_path: Path)
     assert Pictures(run).contours("box-fill", type(case)(case.path, shifted)) is None
 
 
-def test_an_oblique_grid_names_two_sides(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_an_oblique_grid_names_two_sides(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     case = Pictures(loaded[0]).case("PHA-025")
     assert case is not None
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
@@ -145,14 +144,16 @@ def test_a_damaged_archive_counts_as_missing(new_run: NewRun, tmp_path: Path, da
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     (folder / "pictures" / "PHA-025.zip").write_bytes(damage)
     run = read_run(folder)
-    found = dict(build.case_pages(run, tables.wide_scores(run.scores)))
+    found = dict(build.case_pages(run, scores.wide_scores(run.scores)))
     assert "There are no pictures" in found["PHA-025.html"] and "viewer-data" in found["PHA-026.html"]
 
 
 # ---- pages
 
 
-def test_every_test_case_has_a_page_with_its_scores(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
+def test_every_test_case_has_a_page_with_its_scores(
+    loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]
+) -> None:
     run, wide = loaded
     assert set(pages) == {f"{case}.html" for case in run.subsets["test"]}
     row = wide[(wide["case"] == "PHA-025") & (wide["arm"] == "box-ellipse") & (wide["scope"] == "volume")].iloc[0]
@@ -184,7 +185,9 @@ def test_pictures_and_contours_travel_in_the_page(pictured: Path, pages: dict[st
     assert case["reference"][0][case["start"]], "the viewer opens on a slice with the target"
 
 
-def test_a_failed_arm_says_so_instead_of_a_contour(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
+def test_a_failed_arm_says_so_instead_of_a_contour(
+    loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]
+) -> None:
     data = data_of(pages["PHA-026.html"])
     (case,) = data["cases"]
     by_name = {arm["name"]: entry for arm, entry in zip(data["arms"], case["arms"], strict=True)}
@@ -202,7 +205,7 @@ def test_without_script_a_figure_and_a_table_remain(pages: dict[str, str]) -> No
     assert "multimodal" in still
 
 
-def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     context = build.viewer_section(run, wide)
     html = section_html(run, context)
@@ -212,7 +215,7 @@ def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, p
     assert all(f'href="{addresses.case_link(name)}"' in html for name in run.subsets["test"])
 
 
-def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     whole = len(build.viewer_section(run, wide)["data"])
     context = build.viewer_section(run, wide, whole // 3)
@@ -220,7 +223,7 @@ def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Run, pd
     assert json.loads(context["data"])["cases"][0]["name"] == "PHA-026"
 
 
-def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     (one,) = data_of(dict(build.case_pages(run, wide))["PHA-026.html"])["cases"]
     budget = len(templating.script_json(one)) // 2
@@ -232,7 +235,7 @@ def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Ru
 
 def test_a_run_without_pictures_says_what_to_do(new_run: NewRun, tmp_path: Path) -> None:
     run = read_run(new_run(patients=2).write(tmp_path / "run"))
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     html = section_html(run, build.viewer_section(run, wide))
     assert "Start the same “bench run” again" in html and "<script" not in html
     for case in dict(build.case_pages(run, wide)).values():
@@ -243,7 +246,7 @@ def test_pictures_turned_off_are_not_shown_even_where_they_are(new_run: NewRun, 
     writer = new_run(patients=2)
     writer.study["report"] = {"pictures": False}
     run = read_run(add_pictures(writer.write(tmp_path / "run"), writer))
-    context = build.viewer_section(run, tables.wide_scores(run.scores))
+    context = build.viewer_section(run, scores.wide_scores(run.scores))
     assert context["data"] is None and "turns pictures off" in section_html(run, context)
 
 
@@ -251,12 +254,12 @@ def test_a_run_without_scores_has_no_section(new_run: NewRun, tmp_path: Path) ->
     writer = new_run(patients=2)
     writer.scores = writer.scores.iloc[:0]
     run = read_run(writer.write(tmp_path / "run"))
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     assert section_html(run, build.viewer_section(run, wide)).strip() == ""
     assert list(build.case_pages(run, wide)) == []
 
 
-def test_the_same_run_gives_the_same_bytes(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
+def test_the_same_run_gives_the_same_bytes(loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]) -> None:
     run, wide = loaded
     assert dict(build.case_pages(run, wide.sample(frac=1, random_state=1))) == pages
     assert build.viewer_section(run, wide)["data"] == build.viewer_section(run, wide)["data"]
@@ -273,7 +276,7 @@ def test_hostile_names_stay_text(new_run: NewRun, tmp_path: Path) -> None:
             table[column] = table[column].replace("PHA-025", HOSTILE)
     writer.scores.to_parquet(folder / "scores.parquet", index=False)
     run = read_run(folder)
-    wide = tables.wide_scores(run.scores)
+    wide = scores.wide_scores(run.scores)
     for html in (section_html(run, build.viewer_section(run, wide)), *dict(build.case_pages(run, wide)).values()):
         assert "<img src=x" not in html and "</script><img" not in html and "\u202e" not in html
 
@@ -314,7 +317,7 @@ def test_damaged_pictures_cost_the_pictures_of_that_case_alone(
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     change(folder / "pictures" / f"{writer.cases[0]}.zip")
     run = read_run(folder)
-    found = dict(build.case_pages(run, tables.wide_scores(run.scores)))
+    found = dict(build.case_pages(run, scores.wide_scores(run.scores)))
     assert "no pictures" in found[f"{writer.cases[0]}.html"]
     assert "viewer-data" in found[f"{writer.cases[1]}.html"]
 
@@ -325,7 +328,7 @@ def test_damaged_contours_are_said_to_be_missing(new_run: NewRun, tmp_path: Path
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
     (folder / "arms" / "box-fill" / "contours" / f"{writer.cases[0]}.json").write_text(held)
     run = read_run(folder)
-    (html,) = dict(build.case_pages(run, tables.wide_scores(run.scores))).values()
+    (html,) = dict(build.case_pages(run, scores.wide_scores(run.scores))).values()
     notes = {arm["note"] for arm in data_of(html)["cases"][0]["arms"]}
     assert notes == {"", "no contours in the run folder"}
 
@@ -336,5 +339,5 @@ def test_a_structure_without_pictures_of_its_own_is_shown_by_its_scores(new_run:
     more = writer.scores[writer.scores["structure"] == "GTV-T"].assign(structure="Other")
     pd.concat([writer.scores, more]).to_parquet(folder / "scores.parquet", index=False)
     run = read_run(folder)
-    (html,) = dict(build.case_pages(run, tables.wide_scores(run.scores))).values()
+    (html,) = dict(build.case_pages(run, scores.wide_scores(run.scores))).values()
     assert len(data_of(html)["cases"][0]["voxels"]) == 3
