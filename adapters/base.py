@@ -82,7 +82,23 @@ Task = tuple[Images, Prompts, Clock]
 
 
 class Adapter(ABC):
-    """A method. It is made in the arm's own process, loaded once, and then predicts case after case."""
+    """A method. The harness calls its hooks in this order:
+
+    =============  ==================================================  ========================================
+    hook           when                                                time
+    =============  ==================================================  ========================================
+    unavailable    while the run is planned, before any work           not taken
+    input_files    while the run is planned, for every test case       not taken
+    fit            once, where `needs.trains`; again after a kill      between calls of `recorder`, and in all
+    load           once in every process that predicts                 "load"
+    warm_up        once after `load`, with the first case              kept apart from that of the cases
+    predict        for every test case, one after the other            "case", and its stages by `clock`
+    =============  ==================================================  ========================================
+
+    `fit` and `load` are called on objects of their own: nothing passes from one to the other but the files of `fit`.
+    All but the two class methods run in the arm's own process, which ends with the arm. Random generators of Python,
+    NumPy and torch (where it was imported) are seeded before `fit` and before `load`.
+    """
 
     needs: ClassVar[Needs]
     Options: ClassVar[type[Options]] = Options
@@ -92,32 +108,38 @@ class Adapter(ABC):
 
     @classmethod
     def unavailable(cls, options: Any) -> str | None:
-        """Why the method cannot run on this machine (a library missing or too old), told before any work; or None."""
+        """Why the method cannot run on this machine (a library is missing or too old), or None. It must be quick."""
         return None
 
     @classmethod
     def input_files(cls, options: Any, base: Path, case: str) -> list[Path]:
-        """Files beside the prepared images that the prediction of a case is made from; results follow their content."""
+        """Files, beside the prepared images, that the prediction of `case` is made from: where their content changes,
+        it is predicted again. `base` is the folder of the study file."""
         return []
 
     def fit(
         self, training: Sequence[TrainingCase], validation: Sequence[TrainingCase], work: Path, recorder: Recorder
     ) -> dict[str, Any]:
-        """Train, leaving in `work` what `load` needs; return facts for the record (such as best_epoch).
+        """Train, and leave in the folder `work` what `load` needs; return facts for the record (such as best_epoch).
 
-        Called again with the same `work` after a kill, it goes on from its last checkpoint. `validation` may be empty.
+        Called once, with the cases of both subsets, their images, reference and prompts read as they are asked for;
+        `validation` may be empty. `recorder.ready()` ends the time of preparation, `recorder.epoch(...)` that of an
+        epoch. Called again with the same `work` after a kill, it must go on from its last checkpoint.
         """
         raise BenchError(f"{type(self).__name__} declares that it trains, but has no fit()")
 
     def load(self, fit: Path | None) -> None:  # noqa: B027 - optional: a method without weights has nothing to load
-        """Make ready to predict; `fit` is the finished work folder of a method that trains, else None."""
+        """Make ready to predict: read weights, build the network. `fit` is the folder that `fit` left, or None for a
+        method that does not train. Timed as "load"."""
 
     def warm_up(self, images: Images, prompts: Prompts, clock: Clock) -> None:  # noqa: B027 - optional
-        """Run what the first calls would otherwise pay for; its time is kept apart."""
+        """Do what the first calls would otherwise pay for, with the first case; `clock` times it, apart from all
+        cases."""
 
     @abstractmethod
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
-        """Label map (z, y, x), uint8, of one case; slice and volume methods implement it for their kind."""
+        """Label map (z, y, x), uint8, of one case. Timed as "case". `SliceMethod` and `VolumeMethod` implement it, with
+        a stage of `clock` for each part."""
 
     def predictions(self, cases: Iterable[Task]) -> Iterator[tuple[str, LabelMap | Exception]]:
         """Name and label map, or what went wrong, of case after case.
@@ -140,7 +162,10 @@ class VolumeMethod(Adapter):
 
     @abstractmethod
     def segment(self, images: Images, prompts: Prompts) -> LabelMap:
-        """Label map (z, y, x) on the grid of `images`; `prompts` is empty unless `needs.prompts` asks for them."""
+        """Label map (z, y, x), uint8, on the grid of `images`; `prompts` is empty unless `needs.prompts` asks for them.
+
+        Called once for every test case. Timed as the stage "segment".
+        """
 
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
         """Time `segment` as one stage."""

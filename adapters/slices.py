@@ -28,13 +28,18 @@ class SliceMethod(Adapter):
 
     @abstractmethod
     def encode(self, slices: npt.NDArray[np.uint8]) -> Any:
-        """Embeddings, in any form, of slices (n, y, x, 3), uint8 0-255, fused as the arm says."""
+        """Embeddings, in any form, of slices (n, y, x, 3), uint8 0-255, fused as the arm says.
+
+        Called once for every slice with a prompt (n = 1), however many boxes it has, and with several slices where
+        throughput is measured. Timed as the stage "encode".
+        """
 
     @abstractmethod
     def decode(self, embeddings: Any, boxes: Sequence[Boxes]) -> list[Probabilities]:
         """Foreground probabilities (k, y, x) for each slice of `encode`, one for each of its k boxes.
 
-        Boxes are (k, 4): y0, x0, y1, x1, half-open voxel indices. A voxel is foreground above 0.5.
+        Boxes are (k, 4): y0, x0, y1, x1, half-open voxel indices. A voxel is foreground above 0.5. Called after every
+        `encode`. Timed as the stage "decode".
         """
 
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
