@@ -350,16 +350,20 @@ def _cell(value: Any) -> str:
 
 
 def _summary(folder: Path) -> Table:
-    import pandas as pd
-
-    from gtvbench.bench.run.tables import summary_rows
+    from gtvbench.bench.core.scores import WHOLE_VOLUME
+    from gtvbench.reports.analysis.scores import score_summary, wide_scores
+    from gtvbench.reports.run.load import read_run
+    from gtvbench.reports.text.numbers import number
 
     table = Table(title="Test set, whole volume: mean DSC, median HD95", title_justify="left", box=None, pad_edge=False)
-    for column in ("arm", "structure", "n", "DSC", "HD95 mm", "failed"):
+    for column in ("structure", "arm", "n", "DSC", "HD95 mm", "failed"):
         left = column in ("arm", "structure")
         table.add_column(column, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
-    for row in summary_rows(pd.read_parquet(folder / "scores.parquet")):
-        table.add_row(*row)
+    run = read_run(folder)
+    summary = score_summary(wide_scores(run.scores), WHOLE_VOLUME, run.arm_names, run.structures)
+    for row in summary.to_dict("records"):
+        scores = (number(row["dsc_mean"], 3), number(row["hd95_median_mm"], 1), str(row["failed"]))
+        table.add_row(row["structure"], row["arm"], str(row["n"]), *scores)
     return table
 
 

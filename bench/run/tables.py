@@ -8,10 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from gtvbench.bench.core.scores import UNUSABLE
 from gtvbench.bench.files.store import Store, write_atomically
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.record import ArmRecord
@@ -96,22 +94,3 @@ def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dic
 def _fit_seconds(store: Store, arm: Arm) -> float | None:
     path = store.arm_folder(arm.name) / "fit" / "epochs.csv"
     return float(pd.read_csv(path)["seconds"].sum()) if path.exists() else None
-
-
-def summary_rows(scores: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Rows for the terminal: arm, structure, patients with the structure, mean DSC, median HD95, failed cases."""
-    rows: list[tuple[str, ...]] = []
-    volume = scores[scores["scope"] == "volume"]
-    for (arm, structure), part in volume.groupby(["arm", "structure"], sort=False):
-        dsc = part.loc[part["metric"] == "dsc"]
-        volumes = part.loc[part["metric"] == "reference_volume_ml"].set_index("case")["raw"]
-        present = dsc[dsc["case"].map(volumes > 0)]
-        hd95 = part.loc[part["metric"] == "hd95_mm", "value"]
-        failed = int(dsc["status"].isin(UNUSABLE).sum())
-        mean, median = present["value"].mean(), hd95.median()
-        rows.append((str(arm), str(structure), str(len(present)), _number(mean, 3), _number(median, 1), str(failed)))
-    return rows
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if np.isfinite(value) else "-"
