@@ -51,7 +51,11 @@ class Options(BaseModel):
     """Options of a method in the study file (hyphenated there); an unknown key is an error."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
     def cut(self) -> str | None:

@@ -16,14 +16,14 @@ from gtvbench.bench.core.structures import check_labels
 
 
 class PredictionsOptions(Options):
-    """Where the masks lie and what their label values mean."""
+    """Method `predictions`: masks made elsewhere, on the grid of the reference file."""
 
-    #: Folder of masks, relative to the study file.
     folder: Path
-    #: File name of a case's mask.
+    """Folder of the masks, relative to the study file."""
     pattern: str = "{case}.nii.gz"
-    #: Label values in the files -> names of structures; empty: as in the study.
+    """File name of a case's mask."""
     labels: dict[int, str] = Field(default_factory=dict)
+    """What the values in the files mean: `{1: GTV-T}`. Empty: the values are those of the study."""
 
 
 class Predictions(VolumeMethod):

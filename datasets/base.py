@@ -25,7 +25,9 @@ def hyphenated(name: str) -> str:
 class SourceOptions(BaseModel):
     """Options of a source; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=hyphenated, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=hyphenated, populate_by_name=True, use_attribute_docstrings=True
+    )
 
     def settings(self, aside: Collection[str]) -> dict[str, Any]:
         """The options that a case depends on, for its identity: all but those `aside`, JSON-serialisable.

@@ -12,16 +12,9 @@ from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.core.prompts import policy_from
 
 Normalisation = Literal["min-max", "fixed"]
-"""``min-max``: each slice by its own extremes, jointly over channels, as LiteMedSAM was trained; ``fixed``: by 255."""
-
 Precision = Literal["float32", "bfloat16"]
-"""Of the encoder; the decoder always runs in float32."""
-
 Backend = Literal["auto", "torch", "openvino"]
-"""What predicts; ``auto``: OpenVINO on a CPU, PyTorch elsewhere. Masks are the same."""
-
 Train = Literal["all", "decoder"]
-"""What a fine-tuning changes: the whole network, as the study did, or the mask decoder behind a frozen encoder."""
 
 BEST_FILE = "best.safetensors"
 
@@ -61,33 +54,45 @@ STUDY_EPOCHS = Protocol.epochs
 
 
 class ImageOptions(Options):
-    """Of every LiteMedSAM method: the frame's side in pixels, how slices are scaled, what computes it."""
+    """Options of every LiteMedSAM method."""
 
     image_size: int = Field(256, ge=8, multiple_of=4)
+    """Side of the network's frame in pixels."""
     normalisation: Normalisation = "min-max"
+    """`min-max`: each slice by its own extremes, jointly over its channels, as LiteMedSAM was trained. `fixed`: by 255.
+    """
     precision: Precision = "float32"
+    """Of the encoder; the decoder always runs in float32. `bfloat16` is refused on a CPU without units for it."""
     backend: Backend = "auto"
+    """What predicts. `auto`: OpenVINO on a CPU, PyTorch elsewhere. Masks are the same. `openvino` runs on a CPU only.
+    """
 
 
 class FineTuneOptions(ImageOptions):
-    """Options of the fine-tuning; the defaults are the study's (training.py).
-
-    `batch` counts (slice, instance) pairs; `margins` are redrawn every epoch in mm; `amp` computes in half precision
-    where that is faster; `flips` are on with `train: all` alone. With `train: decoder` embeddings are kept in the fit's
-    work folder within `embeddings-gb` until the fit is done.
-    """
+    """Options of the fine-tuning; the defaults are the study's."""
 
     epochs: int = Field(Protocol.epochs, ge=1)
+    """Passes over the training data."""
     batch: int = Field(Protocol.batch, ge=1)
+    """Pairs of slice and instance in a step."""
     learning_rate: float = Field(Protocol.learning_rate, gt=0, lt=1)
+    """At the start of the training."""
     weight_decay: float = Field(Protocol.weight_decay, ge=0)
+    """Of the optimiser (AdamW)."""
     plateau_factor: float = Field(Protocol.plateau_factor, gt=0, lt=1)
+    """The learning rate is multiplied by this where the validation Dice loss no longer falls (ReduceLROnPlateau)."""
     plateau_patience: int = Field(Protocol.plateau_patience, ge=0)
+    """Epochs without improvement before that."""
     margins: str = Protocol.margins
+    """Margins of the training boxes, which are drawn anew in every epoch; a prompt policy."""
     train: Train = Protocol.train
+    """`all`: the whole network, as the study did. `decoder`: the mask decoder alone, for people without a GPU."""
     flips: bool | None = None
+    """Flip slices with probability 0.5. On with `train: all`; not possible with `train: decoder`."""
     amp: bool = Protocol.amp
+    """Train in half precision where that is faster: float16 on CUDA, bfloat16 on a CPU with units for it."""
     embeddings_gb: float = Field(Protocol.embeddings_gb, ge=0)
+    """Disk space for embeddings with `train: decoder`. What does not fit is embedded anew in every epoch."""
 
     @model_validator(mode="after")
     def _readable(self) -> FineTuneOptions:

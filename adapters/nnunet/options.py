@@ -22,32 +22,42 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 class NnunetOptions(Options):
-    """What nnU-Net leaves to its user; the defaults are its own.
-
-    `planner`: ExperimentPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL or nnUNetPlannerResEncXL, or any class that
-    nnU-Net finds by name; `trainer`: nnUNetTrainer or one of its variants; `gpu-memory-gb`: what the planner may fill,
-    which decides the patch size; `foreground-voxels`: drawn for the intensity statistics; `augmentation-workers`: None
-    for a number that fits the machine (0 on the CPU, where a resumed training is then bitwise equal); `save-every`:
-    epochs between resume points, None for a hundredth of the schedule; `checkpoint`: the last epoch, or the one with
-    the best moving average of the pseudo-Dice.
-    """
+    """Options of nnU-Net; the defaults are nnU-Net's own."""
 
     configuration: Literal["2d", "3d_fullres", "3d_lowres"] = "3d_fullres"
+    """Network to train (no cascade). One that nnU-Net did not plan is an error."""
     planner: str = "ExperimentPlanner"
+    """`ExperimentPlanner`, `nnUNetPlannerResEncM`, `nnUNetPlannerResEncL`, `nnUNetPlannerResEncXL`, or any class that
+    nnU-Net finds by name."""
     trainer: str = "nnUNetTrainer"
+    """`nnUNetTrainer` or one of its variants, by name. The options here win over what the variant sets."""
     epochs: int = Field(PROTOCOL_EPOCHS, ge=1)
+    """Length of the training."""
     iterations: int = Field(PROTOCOL_ITERATIONS, ge=1)
+    """Training steps in an epoch."""
     validation_iterations: int = Field(50, ge=1)
+    """Validation steps in an epoch."""
     learning_rate: float = Field(1e-2, gt=0, lt=1)
+    """At the start of the training."""
     gpu_memory_gb: float | None = Field(None, gt=0)
+    """GPU memory that the planner may fill; it decides the patch size. Without this key: the planner's own (8)."""
     batch_size: int | None = Field(None, ge=2)
+    """In place of the planned batch size."""
     foreground_voxels: int = Field(100_000_000, ge=10_000)
+    """Voxels drawn for the intensity statistics. 1e8 takes about 7 GB of memory, whatever the data."""
     checkpoint: Literal["final", "best"] = "final"
+    """Weights that predict: of the last epoch, or of the best moving average of the pseudo-Dice."""
     save_every: int | None = Field(None, ge=1)
+    """Epochs between points from which a stopped training goes on. Without this key: a hundredth of `epochs`."""
     compile: bool | None = None
+    """Use torch.compile in training. Without this key: nnU-Net's own choice (on CUDA)."""
     augmentation_workers: int | None = Field(None, ge=0)
+    """Processes that augment. Without this key: 0 on a CPU, a number that fits the machine on a GPU. With 0 a training
+    can be repeated exactly, also after a stop."""
     mirroring: bool = True
+    """Predict mirrored images too, and average."""
     step_size: float = Field(0.5, gt=0, le=1)
+    """Step of the sliding window, as a share of the patch."""
 
     @field_validator("planner", "trainer")
     @classmethod
@@ -73,15 +83,15 @@ class NnunetOptions(Options):
 
 
 class NnunetBoxOptions(NnunetOptions):
-    """Options of the box channel.
-
-    `boxes`: one channel for all boxes (the study's) or one a structure, which tells the network which box is whose;
-    `fresh-boxes`: training boxes are drawn anew in every patch, with `margins`, instead of once a case.
-    """
+    """Options of nnU-Net with boxes."""
 
     boxes: Literal["one-channel", "per-structure"] = "one-channel"
+    """`one-channel`: one channel for all boxes, as in the study. `per-structure`: one for each structure, which tells
+    the network which box is whose."""
     fresh_boxes: bool = False
+    """Draw the boxes of training cases anew in every patch, not once for each case."""
     margins: str = "random-margin(0, 20)"
+    """With `fresh-boxes`: margins of these boxes; a prompt policy."""
 
     @field_validator("margins")
     @classmethod

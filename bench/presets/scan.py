@@ -154,7 +154,7 @@ def draft(scan: Scan, folder: Path, base: Path, name: str) -> str:
     """A study file for what was found, with comments; what is undecided is told where it is to be decided."""
     path = path_text(folder, base)
     lines = [
-        "# A study of the DICOM files found by 'bench scan'. Every key: docs/study-file.md and docs/dicom.md.",
+        "# A study of the DICOM files found by 'bench scan'. Every key: docs/study-reference.md and docs/dicom.md.",
         f"study: {name}",
         "seed: 1",
         "",

@@ -103,9 +103,7 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
     try:
         options = cls.Options.model_validate(entry.options)
     except ValidationError as error:
-        raise StudyError(
-            f"method {name!r} has {problems(error)}", remedy=f"see 'bench list methods {adapter}'"
-        ) from error
+        raise StudyError(f"method {name!r} has {problems(error)}", remedy="see docs/study-reference.md") from error
     facts: dict[str, Any] = {
         "options": json.loads(options.model_dump_json(by_alias=True)),
         "trains": needs.trains,

@@ -19,18 +19,28 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 class _Model(BaseModel):
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"), populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+        use_attribute_docstrings=True,
     )
 
 
 class SplitOptions(_Model):
-    """Exactly one of: `counts`, `fractions`, `lists` of patients, or `file` (nnU-Net's splits_final.json)."""
+    """How patients are divided into training, validation and test set: give exactly one of `counts`, `fractions`,
+    `lists` and `file`."""
 
     counts: dict[Literal["train", "validation", "test"], int] | None = None
+    """Patients in each subset. They are drawn at random from `seed`; patients beyond these numbers are not used."""
     fractions: dict[Literal["train", "validation", "test"], float] | None = None
+    """Share of the patients in each subset. The shares sum to 1; patients are drawn at random from `seed`."""
     lists: dict[Literal["train", "validation", "test"], list[str]] | None = None
+    """Names of the patients in each subset. A patient in no list is not used."""
     file: Path | None = None
+    """nnU-Net's `splits_final.json`. Patients that the fold does not name are the test set."""
     fold: int = 0
+    """With `file`: which fold of it, counted from 0."""
 
     @model_validator(mode="after")
     def _one_way(self) -> SplitOptions:
@@ -43,10 +53,13 @@ class SplitOptions(_Model):
 
 
 class PromptOptions(_Model):
-    """How boxes are drawn: the policy and the smallest instance that gets one."""
+    """How box prompts are drawn: once for each case, slice, structure and instance, for all methods alike."""
 
     policy: str = "random-margin(0, 20)"
+    """`random-margin(LOW, HIGH)`, `fixed-margin(MM)` or `tight`: the box around an instance, and how far each side lies
+    outside it, in mm."""
     minimum_area_mm2: float = Field(default=0.0, ge=0)
+    """Instances with a smaller area get no box. They are still scored."""
 
     @field_validator("policy")
     @classmethod
@@ -59,9 +72,11 @@ class PromptOptions(_Model):
 
 
 class ScoringOptions(_Model):
-    """Tolerance of the normalised surface distance in mm: one for all, or one a structure."""
+    """How masks are scored."""
 
     nsd_tolerance_mm: float | dict[str, float] = 2.0
+    """Tolerance of the normalised surface distance (NSD): one number, or one for each structure. A structure without a
+    number has 2 mm."""
 
 
 #: Metric as it is named in the table of scores -> the option that holds its margin.
@@ -73,21 +88,24 @@ Millimetres = Annotated[float, Field(gt=0)]
 
 
 class StatisticsOptions(_Model):
-    """What the report compares: settled here before the test set is scored.
-
-    A family, within which p values are adjusted, is the planned contrasts of one structure and one primary metric. The
-    margins are the differences of no practical matter, for equivalence and non-inferiority, one for all structures or
-    one a structure: set them from the variability between observers. `contrasts` are pairs of arms (one, other) that
-    are planned; None for the study's (docs/report.md). `resamples` are of patients.
-    """
+    """What the report compares. Settle it before the test set is scored."""
 
     primary_metrics: list[Metric] = Field(default=["dsc", "hd95_mm"], min_length=1)
+    """Metrics that are tested. A family (Holm) is the planned contrasts of one structure and one of these metrics."""
     dsc_margin: Dimensionless | dict[str, Dimensionless] = 0.05
+    """Difference of DSC that has no practical meaning, for tests of equivalence and non-inferiority and for the number
+    of patients needed. One number, or one for each structure. Take it from the variability between observers."""
     hd95_margin_mm: Millimetres | dict[str, Millimetres] = 3.0
+    """The same for HD95."""
     nsd_margin: Dimensionless | dict[str, Dimensionless] = 0.05
+    """The same for NSD."""
     assd_margin_mm: Millimetres | dict[str, Millimetres] = 1.0
+    """The same for the mean surface distance (ASSD)."""
     contrasts: list[tuple[str, str]] | None = None
+    """Planned pairs of arms, for example `[[nnunet-box.multimodal, nnunet.multimodal]]`. All other pairs are
+    exploratory. Without this key the planned pairs are the study's (report.md)."""
     resamples: int = Field(default=10_000, ge=1000)
+    """How often patients are drawn anew for confidence intervals and rankings."""
 
     @field_validator("primary_metrics")
     @classmethod
@@ -115,39 +133,48 @@ class StatisticsOptions(_Model):
 
 
 class ReportOptions(_Model):
-    """Whether the test cases' slices are kept as pictures for the report's case viewer, and faces shown in them."""
+    """What the report shows."""
 
     pictures: bool = True
+    """Keep slices of the test cases as pictures in the run folder, for the report's case viewer."""
     faces: Literal["hide", "show"] = "hide"
+    """`hide`: the surface of real patients' bodies is grey in the pictures (privacy.md). `show`: all is shown."""
 
 
 class PreparationOptions(_Model):
-    """How patients are prepared: how many at a time, in how much memory, and what a bad one means.
-
-    `workers` is a number of processes (1: none but the run's own), or `auto`: as many as the cores, the memory and the
-    patients left allow. `memory-gb` bounds what all of them may take together; `auto` is most of what is available.
-    `bad-patients`: a patient that cannot be prepared is left out of the whole study, of every arm alike (`leave-out`),
-    or nothing is trained or predicted (`stop`).
-    """
+    """How patients are read and brought onto their grids."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """How many patients are read at a time. With 1 the run's own process reads them. `auto`: as many as cores, memory
+    and patients allow; few small patients are read by the run's own process."""
     memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Memory that all of them may use together. `auto`: 80 % of what is free, or of what the container or batch job has
+    left."""
     bad_patients: Literal["leave-out", "stop"] = "leave-out"
+    """What happens when a patient cannot be prepared. `leave-out`: the patient is left out of every arm alike. `stop`:
+    nothing is trained or predicted."""
 
 
 class TimingOptions(_Model):
-    """A case that takes longer than `case_timeout_s` to predict is stopped and counts as `timeout` (None: no limit)."""
+    """Limits on time."""
 
     case_timeout_s: float | None = Field(default=None, gt=0)
+    """A case that takes longer to predict is stopped and counts as `timeout`."""
 
 
 class MethodEntry(_Model):
-    """A method in the study: `method` is the registered name where the entry's own differs; the rest are options."""
+    """A method in the study. The method's own options stand beside these keys."""
 
     method: str | None = None
+    """Name of a registered method, where the entry's own name is another one: so a method can run twice, with different
+    options."""
     fusions: list[str] | None = None
+    """Fusions to run the method with, one arm each (`bench list fusions`). Without this key: the method's own choice.
+    """
     weights: str | None = None
+    """File of weights, or a name that `bench weights` lists."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """The method's own options. In the study file they stand directly in the entry."""
 
     @model_validator(mode="before")
     @classmethod
@@ -170,24 +197,40 @@ class MethodEntry(_Model):
 
 
 class Study(_Model):
-    """A resolved study."""
+    """A study. `study`, `dataset`, `structures` and `split` must be given; everything else has a default."""
 
     study: str
+    """Name of the study and of its run folder."""
     seed: int = 0
+    """All randomness follows from this number and from names."""
     dataset: dict[str, Any]
+    """Where the patients come from. `source` names the kind of source; the keys beside it are its options."""
     structures: dict[str, int]
+    """Structures to segment, with their values in the label map: `{GTV-T: 1, GTV-N: 2}`."""
     split: SplitOptions
+    """Which patients train, validate and test."""
     prompts: PromptOptions = PromptOptions()
+    """How box prompts are drawn."""
     methods: dict[str, MethodEntry] = Field(default_factory=dict)
+    """Options of methods by name. A method that is not named here runs with its defaults."""
     run: list[str] | Literal["all"] = "all"
+    """Names of the methods to run, or `all`. `--methods` on the command line wins."""
     seeds: int = Field(default=1, ge=1)
+    """How often each arm that trains is repeated, with another seed each time."""
     scoring: ScoringOptions = ScoringOptions()
+    """How masks are scored."""
     statistics: StatisticsOptions = StatisticsOptions()
+    """What the report compares."""
     timing: TimingOptions = TimingOptions()
+    """Limits on time."""
     preparation: PreparationOptions = PreparationOptions()
+    """How patients are read."""
     report: ReportOptions = ReportOptions()
+    """What the report shows."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """What methods compute on. `auto`: CUDA where there is one, else MPS, else the CPU."""
     output: Path = Path("runs")
+    """Folder in which run folders are made."""
 
     @field_validator("study")
     @classmethod
@@ -261,7 +304,9 @@ def _validated(data: dict[str, Any], path: Path | None) -> Study:
     try:
         return Study.model_validate(data)
     except ValidationError as error:
-        raise StudyError(f"the study file has {problems(error)}", file=path, remedy="see docs/study-file.md") from error
+        raise StudyError(
+            f"the study file has {problems(error)}", file=path, remedy="see docs/study-reference.md"
+        ) from error
 
 
 def problems(error: ValidationError) -> str:

@@ -33,14 +33,14 @@ Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 class CropOptions(SourceOptions):
-    """Re-crop of a grid that gives the tumour away: each of its six faces is drawn anew, independently.
-
-    A face lies between `margin-mm`[0] and [1] beyond the bounding box of the whole reference, uniformly, from a seed
-    made of `seed`, case and face; never beyond the image. Use it only on data that were cropped around the reference.
-    """
+    """A new, random crop for images that were cropped around the tumour. Each of the six faces is drawn by itself. Use
+    it only on such data."""
 
     margin_mm: tuple[float, float] = (5.0, 50.0)
+    """Least and greatest distance of a face from the bounding box of the whole reference. A face never lies outside the
+    image."""
     seed: int = Field(0, ge=0)
+    """Of the distances; each case and face has its own."""
 
     @field_validator("margin_mm")
     @classmethod

@@ -20,20 +20,21 @@ from gtvbench.datasets.base import SourceOptions
 
 
 class MaskEntry(SourceOptions):
-    """One mask file (or several) of a patient.
-
-    `file`: its pattern in the patient's folder. What its values mean, one of: `labels` {value: structure}; `structure`
-    (every voxel above 0 is this structure: one file a structure); neither (the values are those of the study).
-    `ignore`: values that count as background. `several`: the pattern may match more than one file (a file a lesion).
-    `optional`: a patient without it has none of it.
-    """
+    """A mask file of a patient, or several. Give `labels` or `structure`, or neither: then the values are those of the
+    study."""
 
     file: str
+    """Pattern of the file name."""
     labels: dict[int, str] | None = None
+    """What the values in the file mean: `{1: GTV-T, 2: GTV-N}`."""
     structure: str | None = None
+    """Every voxel above 0 is this structure."""
     ignore: tuple[int, ...] = ()
+    """Values that count as background."""
     several: bool = False
+    """The pattern may match more than one file (one for each lesion)."""
     optional: bool = False
+    """A patient may lack this file: then this patient has no such structure."""
 
     @model_validator(mode="after")
     def _one_meaning(self) -> MaskEntry:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,35 +37,40 @@ KEY_FILE, INDEX_FILE = "pseudonyms.json", "dicom-index.json"
 
 
 class PatientOptions(PatientRule):
-    """What one patient needs beyond the study's rules: `series`, `structure-set`, and `suv` (see SuvOptions)."""
+    """What one patient needs beyond the rules for all patients."""
 
     suv: SuvOptions = Field(default_factory=lambda: SuvOptions.model_validate({}))
+    """Values for SUV that the headers lack."""
 
 
 class DicomOptions(SourceOptions):
-    """Where the DICOM files are and which of them are used.
-
-    `path`: a folder, searched to its leaves; names of files and folders tell nothing. `private-folder`: where the key
-    of the pseudonyms and the index of headers are kept (relative to the study file), for their owner's eyes alone, and
-    never inside `path` or a run folder. `series`: a rule for each modality (see SeriesRule); modalities not named are
-    taken by the default rule, `null` leaves one out. `structure-set`: see StructureRule. `names`: patterns of
-    structure names by structure of the study (see names.py). `overlap`: who keeps voxels that two structures claim:
-    the `earlier` of `names` (then of the study), the `smaller` structure, or nobody (`error`). `patients`: exceptions
-    by pseudonym; `exclude`: pseudonyms left out. `reference-modality` carries the grid. `crop`: see CropOptions.
-    `registration`: see RegistrationOptions; without it headers are trusted.
-    """
+    """Source `dicom`: where the DICOM files are, and which of them are used (dicom.md)."""
 
     path: str
+    """Folder of the files, searched at every depth. Names of files and folders may be anything."""
     private_folder: str = "gtvbench-private"
+    """Where the key of the pseudonyms and the index of headers are kept, relative to the study file. Never share it. It
+    may not lie inside `path` or a run folder."""
     series: dict[str, SeriesRule | None] = Field(default_factory=dict)
+    """A rule for each modality. A modality that is not named is taken by the default rule; `null` leaves it out."""
     structure_set: StructureRule = Field(default_factory=lambda: StructureRule.model_validate({}))
+    """Which structure set is used."""
     names: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
-    overlap: str = Field("earlier", pattern="^(earlier|smaller|error)$")
+    """Names of regions for each structure of the study: patterns (`*`, `?`, `[...]`), or `re:` and a regular
+    expression."""
+    overlap: Literal["earlier", "smaller", "error"] = "earlier"
+    """Who keeps a voxel that two structures claim: the `earlier` one of `names` (then of the study), the `smaller` one,
+    or nobody (`error`)."""
     patients: dict[str, PatientOptions] = Field(default_factory=dict)
+    """Exceptions for single patients, by pseudonym."""
     exclude: tuple[str, ...] = ()
+    """Patients that are left out, by pseudonym."""
     reference_modality: str = "CT"
+    """Modality that carries the grid."""
     crop: CropOptions | None = None
+    """A new, random crop of the images."""
     registration: RegistrationOptions | None = None
+    """Register images to the reference. Without this key their headers are trusted."""
 
 
 class DicomSource:

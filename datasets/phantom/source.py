@@ -40,14 +40,20 @@ Volumes = dict[str, npt.NDArray[np.float32]]
 
 
 class PhantomOptions(SourceOptions):
-    """Number of patients, grid (shape in voxels and spacing in mm, both z, y, x), modalities, noise factor, seed."""
+    """Source `phantom`: made-up head-and-neck patients."""
 
     patients: int = Field(16, ge=1, le=100_000)
+    """Number of patients."""
     shape: tuple[int, int, int] = (24, 64, 64)
+    """Size of the grid in voxels: z, y, x."""
     spacing: tuple[float, float, float] = (4.0, 3.0, 3.0)
+    """Size of a voxel in mm: z, y, x."""
     modalities: tuple[Modality, ...] = MODALITIES  # type: ignore[assignment]
+    """Modalities that are made. CT cannot be left out."""
     noise: float = Field(1.0, ge=0, le=10)
+    """Factor on the noise of all images."""
     seed: int = 0
+    """Another number makes other patients."""
 
     @field_validator("shape")
     @classmethod

@@ -51,20 +51,21 @@ _FIELD_MM = 4.0
 
 
 class RegistrationOptions(SourceOptions):
-    """Which modalities are registered to the reference, and how.
-
-    `by`: what is compared. `structure`: descriptors of local structure (MIND), reliable for MR to CT; or
-    `mutual-information`. `method`: rigid, or rigid and then B-spline. `control-point-mm`: spacing of the B-spline's
-    control points; coarser is stiffer. `force`: register although both images share a frame of reference (DICOM), which
-    means that they were registered, or taken in one session, already.
-    """
+    """Which images are registered to the reference image, and how (registration.md)."""
 
     modalities: tuple[Literal["CT", "PET", "T1w", "T2w"], ...] = ("T1w", "T2w")
+    """Modalities that are registered."""
     by: Literal["structure", "mutual-information"] = "structure"
+    """What is compared. `structure`: descriptors of local structure (MIND), reliable for MR to CT.
+    `mutual-information`: grey values of the whole image."""
     method: Literal["rigid", "rigid+bspline"] = "rigid+bspline"
+    """`rigid`, or `rigid+bspline`: a smooth deformation as well."""
     control_point_mm: float = Field(50.0, ge=10, le=200)
+    """Distance between the B-spline's control points. Coarser is stiffer."""
     force: bool = False
+    """Register although both images share a frame of reference (DICOM), which says that they lie right already."""
     seed: int = Field(0, ge=0)
+    """Of the voxels that are looked at."""
 
 
 @dataclass(frozen=True)

@@ -50,31 +50,39 @@ _TREE_EXAMPLE = """dataset:
 
 
 class FilesOptions(SourceOptions):
-    """Where the files are and how they are called.
+    """Source `files` (also under its former name `folders`): image files by patterns.
 
-    `images`: a pattern for each modality; `reference-modality` carries the grid that everything else is brought to.
-    `masks`: see MaskEntry. Patterns without `{case}` are of files in a folder of each patient: `patients` are
-    pattern(s) of these folders below `path`, and `{patient}` in a file's pattern stands for the folder's name. Patterns
-    with `{case}` are of one tree below `path`: the reference's finds the cases (`*` and `?` stay within a folder, `**/`
-    does not), and `case-regex` is what `{case}` may be, where the pattern alone does not tell.
-
-    `exclude`: cases left out. `patient-regex`: where a patient has several cases, its first group finds the patient in
-    the case's name. `check-masks`: masks of the same structures drawn on other modalities; `bench check` warns of a DSC
-    below `check-dsc`. `crop`: see CropOptions. `registration`: see RegistrationOptions; without it headers are trusted.
+    Patterns without `{case}` are of files in one folder for each patient. Patterns with `{case}` are of one tree
+    for all patients: the pattern of the reference modality finds the cases. `*` and `?` stay within a folder, `**/`
+    does not.
     """
 
     path: str
+    """Folder of the data, relative to the study file."""
     patients: str | tuple[str, ...] = "*"
+    """Patterns without `{case}`: pattern of the patients' folders below `path`, or several patterns. `{patient}` in a
+    file's pattern stands for the folder's name."""
     images: dict[str, str] = Field(min_length=1)
+    """A file pattern for each modality: `CT`, `PET`, `T1w`, `T2w`."""
     reference_modality: str = "CT"
+    """Modality that carries the grid, to which everything else is brought."""
     masks: tuple[MaskEntry, ...] = Field(min_length=1)
+    """Files of the reference masks. Where they overlap, earlier entries win."""
     check_masks: dict[str, str | MaskEntry] = Field(default_factory=dict)
+    """Masks of the same structures drawn on other modalities, by modality. `bench check` warns where they disagree."""
     check_dsc: float = Field(0.8, ge=0, le=1)
+    """DSC below which `bench check` warns of `check-masks`."""
     case_regex: str = "[^/]+"
+    """What `{case}` may be, where the pattern alone does not tell: a regular expression without groups."""
     patient_regex: str | None = None
+    """Where a patient has several cases: a regular expression whose first group finds the patient in the case's name.
+    """
     exclude: tuple[str, ...] = ()
+    """Cases that are left out."""
     crop: CropOptions | None = None
+    """A new, random crop of the images."""
     registration: RegistrationOptions | None = None
+    """Register images to the reference. Without this key their headers are trusted."""
 
     _regex = field_validator("patient_regex")(check_regex)
 

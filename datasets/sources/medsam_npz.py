@@ -43,24 +43,31 @@ _AGAIN = "pack the file again (imgs, gts, spacing), or leave the case out ('excl
 
 
 class MedsamNpzOptions(SourceOptions):
-    """`path`: the folder of the files; `files`: pattern(s) of their names below it.
-
-    `modality`: what all images are; None reads it from each name, which tells CT and PET but not which MR it is.
-    What label values mean, one of: `labels` {value: structure}, with `ignore`; `structure`: every value above 0 (MedSAM
-    numbers tumours one by one); neither: the values are the study's. `window`: [level, width] in HU that CT was cut to.
-    `spacing-order`: of `spacing`, xyz as SimpleITK gives it. `patient-regex`, `exclude`: as of other sources.
-    """
+    """Source `medsam-npz`: files in MedSAM's format (public-data.md). Give `labels` or `structure`, or neither: then
+    the values are those of the study."""
 
     path: str
+    """Folder of the files."""
     files: str | tuple[str, ...] = "*" + SUFFIX
+    """Pattern of the file names below `path`, or several patterns."""
     modality: str | None = None
+    """What all images are. Without this key it is read from each name, which tells CT and PET, but not which MR it is.
+    """
     labels: dict[int, str] | None = None
+    """What the label values mean: `{1: GTV-T}`."""
     structure: str | None = None
+    """Every value above 0 is this structure (MedSAM numbers tumours one by one)."""
     ignore: tuple[int, ...] = ()
+    """With `labels`: values that count as background."""
     window: tuple[float, float] = (CT_LEVEL_HU, CT_WIDTH_HU)
+    """Level and width in HU that the CT was cut to."""
     spacing_order: Literal["xyz", "zyx"] = "xyz"
+    """Order of the numbers in `spacing`; SimpleITK gives `xyz`."""
     patient_regex: str | None = None
+    """Where a patient has several cases: a regular expression whose first group finds the patient in the case's name.
+    """
     exclude: tuple[str, ...] = ()
+    """Cases that are left out."""
 
     _regex = field_validator("patient_regex")(check_regex)
 

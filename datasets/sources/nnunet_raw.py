@@ -41,24 +41,28 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 
 
 class NnunetRawOptions(SourceOptions):
-    """`path`: the DatasetXXX_Name folder.
-
-    `channels` {modality: channel number}: where the names in dataset.json do not tell; channels not named are not read.
-    `labels` {value: structure}: where the names in dataset.json are not the study's; `ignore`: values that count as
-    background. `test`: whether imagesTs with labelsTs are read too. `reference-modality` carries the grid.
-    `patient-regex`: its first group finds the patient in the case's name. `exclude`: cases left out. `crop`: see
-    CropOptions.
-    """
+    """Source `nnunet-raw`: a data set in nnU-Net's raw layout."""
 
     path: str
+    """The folder `DatasetXXX_Name`."""
     channels: dict[str, int] | None = None
+    """Channel number of each modality, where the names in `dataset.json` do not tell it. Channels that are not named
+    are not read."""
     labels: dict[int, str] | None = None
+    """What the label values mean, where the names in `dataset.json` are not the study's: `{1: GTV-T}`."""
     ignore: tuple[int, ...] = ()
+    """Values that count as background."""
     test: bool = True
+    """Read `imagesTs` with `labelsTs` too."""
     reference_modality: str = "CT"
+    """Modality that carries the grid."""
     patient_regex: str | None = None
+    """Where a patient has several cases: a regular expression whose first group finds the patient in the case's name.
+    """
     exclude: tuple[str, ...] = Field(default=())
+    """Cases that are left out."""
     crop: CropOptions | None = None
+    """A new, random crop of the images."""
 
     _regex = field_validator("patient_regex")(check_regex)
 

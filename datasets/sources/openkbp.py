@@ -41,18 +41,19 @@ _AGAIN = "copy the file again from github.com/ababier/open-kbp, or leave the pat
 
 
 class OpenKbpOptions(SourceOptions):
-    """`path`: the folder that holds the patients' folders, at any depth (`provided-data`).
-
-    `patients`: pattern(s) of the patients' folders below it. `structures` {structure: file name without .csv}: where
-    the study's structures are not called as the files are (PTV70, Brainstem ...). A patient without a structure's file
-    does not have it. `exclude`: patients left out. `crop`: see CropOptions.
-    """
+    """Source `openkbp-csv`: OpenKBP's own CSV files (public-data.md)."""
 
     path: str
+    """Folder that holds the patients' folders at any depth (`provided-data`)."""
     patients: str | tuple[str, ...] = "*-pats/pt_*"
+    """Pattern of the patients' folders below `path`, or several patterns."""
     structures: dict[str, str] = Field(default_factory=dict)
+    """File name (without `.csv`) of each structure, where the study calls it otherwise: `{GTV-T: PTV70}`. A patient
+    without the file does not have the structure."""
     exclude: tuple[str, ...] = ()
+    """Patients that are left out."""
     crop: CropOptions | None = None
+    """A new, random crop of the images."""
 
     @model_validator(mode="after")
     def _plain_names(self) -> OpenKbpOptions:

@@ -145,7 +145,7 @@ def statistics_of(run: FinishedRun) -> StatisticsOptions:
     except ValidationError as error:
         raise StoreError(
             f"the block 'statistics' of the run's study file has {problems(error)}",
-            remedy="correct study.yaml in the run folder; docs/study-file.md has the options",
+            remedy="correct study.yaml in the run folder; docs/study-reference.md has the options",
         ) from error
 
 

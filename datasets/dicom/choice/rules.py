@@ -25,36 +25,42 @@ T = TypeVar("T", Stack, StructureFile)
 
 
 class SeriesRule(SourceOptions):
-    """Which series a modality is; all that is given must hold.
-
-    `description`, `exclude`: patterns (*, ?) of SeriesDescription or ProtocolName, one of which must or must not match.
-    `id`: the short name that `bench scan --patients` prints. `number`: SeriesNumber. `any`: take what matches although
-    the header does not tell this modality (an MR without a telling description). `prefer`: where several are left, the
-    `latest`, `earliest`, `thinnest` (slices) or that of `most-slices`.
-    """
+    """Which series is used for a modality. All keys that are given must hold."""
 
     description: str | tuple[str, ...] = ()
+    """Patterns (`*`, `?`) of SeriesDescription or ProtocolName; one of them must match."""
     exclude: str | tuple[str, ...] = ()
+    """Patterns of which none may match."""
     id: str | tuple[str, ...] = ()
+    """Short name that `bench scan --patients` prints."""
     number: int | None = None
+    """SeriesNumber."""
     any: bool = False
+    """Take what matches although its header does not tell this modality (an MR without a clear description)."""
     prefer: Preference | tuple[Preference, ...] = ()
+    """Which one to take where several are left. With a list, later entries decide between equals."""
 
 
 class StructureRule(SourceOptions):
-    """Which structure set a patient's is: `kind`, `description` (of the series), `id`, and `prefer` as for series."""
+    """Which structure set of a patient is used."""
 
     kind: Literal["RTSTRUCT", "SEG"] | None = None
+    """Kind of DICOM object."""
     description: str | tuple[str, ...] = ()
+    """Patterns (`*`, `?`) of SeriesDescription; one of them must match."""
     id: str | tuple[str, ...] = ()
+    """Short name that `bench scan --patients` prints."""
     prefer: Literal["latest", "earliest"] | None = None
+    """Which one to take where several are left."""
 
 
 class PatientRule(SourceOptions):
     """Rules of one patient, in place of the study's."""
 
     series: dict[str, SeriesRule] = Field(default_factory=dict)
+    """A rule for each modality, in place of that of all patients."""
     structure_set: StructureRule | None = None
+    """Which structure set is used, in place of the rule for all patients."""
 
 
 @dataclass(frozen=True)

@@ -39,19 +39,22 @@ Units = Literal["BQML", "CNTS", "GML"]
 
 
 class SuvOptions(SourceOptions):
-    """What the headers of a PET series lack or say wrongly; each overrides its tag.
-
-    `weight-kg`, `dose-bq` (injected, at the time of injection), `half-life-s`; `injection-time` and `scan-time` as
-    local YYYYMMDDHHMMSS; `units` BQML, CNTS or GML; `decay-correction` START or ADMIN.
-    """
+    """What the headers of a PET series lack or state wrongly. Each key replaces the value of the header."""
 
     weight_kg: float | None = Field(None, ge=WEIGHT_KG[0], le=WEIGHT_KG[1])
+    """The patient's weight."""
     dose_bq: float | None = Field(None, ge=DOSE_BQ[0], le=DOSE_BQ[1])
+    """Injected activity at the time of injection."""
     half_life_s: float | None = Field(None, ge=HALF_LIFE_S[0], le=HALF_LIFE_S[1])
+    """Half-life of the radionuclide."""
     injection_time: str | None = None
+    """Local time as `"YYYYMMDDHHMMSS"`."""
     scan_time: str | None = None
+    """Local time as `"YYYYMMDDHHMMSS"`."""
     units: Units | None = None
+    """Units of the stored values."""
     decay_correction: Decay | None = None
+    """Time to which the values are corrected for decay: start of the scan, or injection."""
 
     @field_validator("injection_time", "scan_time")
     @classmethod
