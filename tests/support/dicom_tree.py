@@ -1,7 +1,13 @@
-"""Cases written as the DICOM folder that an archive exports: names without meaning, decoys among the files."""
+"""Cases written as the DICOM folder that an archive exports: names without meaning, decoys among the files.
+
+    python tests/support/dicom_tree.py FOLDER [--patients 8]
+
+writes made-up patients to try `bench scan` on (docs/tutorial.md).
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,6 +22,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.geometry import Volume
+from gtvbench.bench.core.structures import structures_from
+from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
 
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -116,3 +124,13 @@ def _decoys(person: Person, case: SourceCase) -> Iterator[tuple[Dataset, str]]:
         ds = general(person, planning, CAPTURE, modality, number, "Screen")
         ds.SOPInstanceUID = person.uid("other", number)
         yield ds, ExplicitVRLittleEndian
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write made-up patients as a DICOM export.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--patients", type=int, default=8)
+    chosen = parser.parse_args()
+    made = PhantomOptions(patients=chosen.patients, shape=(12, 64, 64), spacing=(8.0, 3.0, 3.0))
+    source = Phantom(made, Path(), structures_from({"GTV-T": 1, "GTV-N": 2}), 0)
+    write_tree(chosen.folder, [source.read(entry) for entry in source.entries()], {1: "GTVp", 2: "GTVn"})
