@@ -27,7 +27,7 @@ INTRODUCTION = """# Study file: every key
 
 Every key of the study file, with its type, its default and its meaning. The page is made from the code that reads the
 file. [study-file.md](study-file.md) explains how the keys work together. An unknown key is an error that names it.
-Paths are relative to the study file. Any key can be set on the command line, with dots between levels:
+Paths of input are relative to the study file. Any key can be set on the command line, with dots between levels:
 `--set methods.litemedsam-fine-tuned.epochs=5`.
 """
 

@@ -230,7 +230,7 @@ class Study(_Model):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """What methods compute on. `auto`: CUDA where there is one, else MPS, else the CPU."""
     output: Path = Path("runs")
-    """Folder in which run folders are made."""
+    """Folder in which run folders are made, relative to where the command is started."""
 
     @field_validator("study")
     @classmethod
