@@ -26,26 +26,26 @@ from gtvbench.bench.files.nifti import read_volume
 from gtvbench.bench.files.store import Store, refuse_in_use
 from gtvbench.reports.analysis.contrasts import contrasts
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.run.load import FinishedRun, read_run
 
 Where = Literal["prepared", "original"]
 
 _AGAIN = "remove the file, where it is there, and start the same `bench run` again"
 
 
-def open_run(folder: str | Path) -> FinishedRun:
+def open_run(folder: str | Path) -> OpenRun:
     """Open a run folder; raises StoreError where it is none, is damaged, or a run is still working on it."""
     folder = Path(folder).expanduser()
     refuse_in_use(folder)
-    return FinishedRun(folder, read_run(folder))
+    return OpenRun(folder, read_run(folder))
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class OpenRun:
     """Tables as the report reads them, and the volumes of the run folder, read when they are asked for."""
 
     folder: Path
-    tables: Run
+    tables: FinishedRun
 
     @cached_property
     def scores(self) -> pd.DataFrame:

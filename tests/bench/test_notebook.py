@@ -14,7 +14,7 @@ from gtvbench.bench.core.geometry import Reorientation
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.nifti import read_volume
 from gtvbench.bench.files.progress import Display
-from gtvbench.bench.notebook import FinishedRun, open_run
+from gtvbench.bench.notebook import OpenRun, open_run
 from gtvbench.bench.run.run import Run
 from gtvbench.bench.study.file import Study
 from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
@@ -24,7 +24,7 @@ ARMS = ["box-fill", "box-ellipse"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
     place = tmp_path_factory.mktemp("notebook")
     options = PhantomOptions(patients=2, shape=(12, 40, 48), spacing=(8.0, 4.0, 4.0))
     source = Phantom(options, Path(), structures_from(STRUCTURES), 0)
@@ -53,7 +53,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("grid", ["prepared", "original"])
-def test_masks_and_references_give_the_scores_of_the_table_on_both_grids(finished: FinishedRun, grid: str) -> None:
+def test_masks_and_references_give_the_scores_of_the_table_on_both_grids(finished: OpenRun, grid: str) -> None:
     table = finished.scores_by_case.query("scope == 'volume'").set_index(["arm", "case", "structure"])["dsc"]
     assert set(finished.scores["case"]) == set(finished.cases) and finished.arms == ARMS
     for (arm, case, structure), dsc in table.items():
@@ -63,7 +63,7 @@ def test_masks_and_references_give_the_scores_of_the_table_on_both_grids(finishe
             assert dice(mask == value, reference == value) == pytest.approx(dsc)
 
 
-def test_the_original_grid_is_that_of_the_files(finished: FinishedRun) -> None:
+def test_the_original_grid_is_that_of_the_files(finished: OpenRun) -> None:
     case = finished.cases[0]
     files = finished.folder.parent / "data" / case
     ct = finished.image(case, "CT", "original")
@@ -74,7 +74,7 @@ def test_the_original_grid_is_that_of_the_files(finished: FinishedRun) -> None:
     assert ct.shape == images.original.shape != images.grid.shape
 
 
-def test_planned_contrasts_come_first_with_their_intervals(finished: FinishedRun, tmp_path: Path) -> None:
+def test_planned_contrasts_come_first_with_their_intervals(finished: OpenRun, tmp_path: Path) -> None:
     (first,) = finished.contrasts.query("planned and structure == 'GTV-T' and metric == 'dsc'").itertuples()
     assert (first.one, first.other) == ("box-ellipse", "box-fill") and first.difference > 0
     many = open_run(write_simulated_run(tmp_path / "many", patients=30)).contrasts
@@ -83,7 +83,7 @@ def test_planned_contrasts_come_first_with_their_intervals(finished: FinishedRun
     assert (planned["low"] < planned["difference"]).all() and (planned["difference"] < planned["high"]).all()
 
 
-def test_timing_and_epochs_are_one_table_each(finished: FinishedRun, tmp_path: Path) -> None:
+def test_timing_and_epochs_are_one_table_each(finished: OpenRun, tmp_path: Path) -> None:
     assert set(finished.timing["arm"]) == set(ARMS) and (finished.timing["seconds"] >= 0).all()
     assert finished.epochs.empty
     epochs = open_run(write_simulated_run(tmp_path / "trained", patients=4)).epochs
@@ -91,7 +91,7 @@ def test_timing_and_epochs_are_one_table_each(finished: FinishedRun, tmp_path: P
     assert set(epochs["arm"]) >= {"nnunet.multimodal", "litemedsam-fine-tuned.ct-only"}
 
 
-def test_what_is_not_there_is_an_error_with_case_file_and_remedy(finished: FinishedRun) -> None:
+def test_what_is_not_there_is_an_error_with_case_file_and_remedy(finished: OpenRun) -> None:
     case = finished.cases[0]
     for ask in (
         lambda: finished.images("nobody"),
@@ -104,7 +104,7 @@ def test_what_is_not_there_is_an_error_with_case_file_and_remedy(finished: Finis
         assert caught.value.case and caught.value.file and caught.value.remedy
 
 
-def test_a_damaged_reference_is_an_error(finished: FinishedRun, tmp_path: Path) -> None:
+def test_a_damaged_reference_is_an_error(finished: OpenRun, tmp_path: Path) -> None:
     copy = shutil.copytree(finished.folder, tmp_path / "copy")
     case = finished.cases[0]
     (copy / "references" / f"{case}.npy").write_bytes(b"nothing")
