@@ -1,4 +1,7 @@
+import os
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,8 @@ BASE: dict[str, Any] = {
     "split": {"counts": {"train": 1, "validation": 1, "test": 2}},
 }
 
+BOTH = ["box-fill", "box-ellipse"]
 Execute = Callable[..., tuple[Outcome, Ready]]
-
-
-def small_study(**changes: Any) -> Study:
-    return Study.model_validate(BASE | changes)
 
 
 @pytest.fixture(scope="session")
@@ -39,30 +39,63 @@ def random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def execute(tmp_path: Path) -> Execute:
+@pytest.fixture(scope="session")
+def execute_in() -> Execute:
     """Run a small phantom study in this process (its arms in their own); the outcome, and what its arms were given.
 
     The report is made where the test looks at its `page`.
     """
 
     def run(
-        arms: list[str], folder: str = "run", base: Path | None = None, page: bool = False, **changes: Any
+        base: Path, arms: list[str], folder: str = "run", page: bool = False, **changes: Any
     ) -> tuple[Outcome, Ready]:
-        outcome = Run(
-            small_study(**changes), base or tmp_path, tmp_path / folder, arms, Display("quiet"), page
-        ).execute()
+        study = Study.model_validate(BASE | changes)
+        outcome = Run(study, base, base / folder, arms, Display("quiet"), page).execute()
         return outcome, outcome.ready
 
     return run
 
 
+@pytest.fixture
+def execute(execute_in: Execute, tmp_path: Path) -> Execute:
+    """`execute_in` in the folder of the test."""
+    return partial(execute_in, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def kept_run(execute_in: Execute, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of both reference arms, without its report; not to be changed."""
+    return execute_in(tmp_path_factory.mktemp("kept"), BOTH)[1].folder
+
+
+@pytest.fixture
+def finished(kept_run: Path, execute: Execute, tmp_path: Path) -> Ready:
+    """A copy of that run as `execute` finds it in its folder `run`: it computes only what a test changes."""
+    shutil.copytree(kept_run, tmp_path / "run")
+    return execute(BOTH)[1]
+
+
 PLUGIN = '''
 """Methods for tests: quick to import, without torch."""
-import json, os, time
+import json, os, re, signal, sys, time
 import numpy as np
 from gtvbench.adapters.base import Needs, Options, VolumeMethod
 from gtvbench.adapters.slices import SliceMethod
+
+class Killing:
+    """Kills this process, or its parent, in place of the n-th publication of what GTVBENCH_TEST_KILL names."""
+    def __init__(self, what, times, victim):
+        self.what, self.times, self.victim = what, int(times), victim
+    def __call__(self, event, args):
+        if event != "os.rename" or not re.search(self.what, str(args[1])):
+            return
+        self.times -= 1
+        if self.times == 0:
+            os.kill(os.getppid() if self.victim == "parent" else os.getpid(), signal.SIGKILL)
+            time.sleep(60)  # the death of the parent ends this process
+
+if "GTVBENCH_TEST_KILL" in os.environ:
+    sys.addaudithook(Killing(*os.environ["GTVBENCH_TEST_KILL"].split()))
 
 class FitOptions(Options):
     epochs: int = 4
@@ -136,6 +169,6 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def with_plugins(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test methods are installed in this process and in its workers."""
-    monkeypatch.setenv("PYTHONPATH", str(plugins))
+    monkeypatch.setenv("PYTHONPATH", str(plugins), prepend=os.pathsep)
     monkeypatch.syspath_prepend(str(plugins))
     return plugins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from gtvbench.adapters.litemedsam.model import LiteMedSAM
 from gtvbench.bench.core.errors import BenchError, WeightsError
 
 SIZE = 32
+State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def official() -> dict[str, Tensor]:
+def official() -> State:
     """A state dict of the official shape, every value random."""
     torch.manual_seed(0)
     model = LiteMedSAM(SIZE)
@@ -39,16 +41,20 @@ def outputs(model: LiteMedSAM) -> Tensor:
         return torch.cat([embedding.flatten(), model.decode(embedding, torch.tensor([[3.0, 4, 20, 25]]))[0].flatten()])
 
 
-def test_the_state_dict_has_the_official_435_keys_and_parameters(official: dict[str, Tensor]) -> None:
-    assert len(official) == 435
-    assert sum(key.startswith("image_encoder.") for key in official) == 298
-    assert sum(key.startswith("mask_decoder.") for key in official) == 120
-    assert sum(key.startswith("prompt_encoder.") for key in official) == 17
+def refused(path: Path) -> str:
+    """What is said of a file that is not taken."""
+    with pytest.raises(WeightsError) as caught:
+        checkpoints.load_model(path, image_size=SIZE)
+    return str(caught.value)
+
+
+def test_the_state_dict_has_the_official_435_keys_and_parameters(official: State) -> None:
+    assert Counter(key.split(".")[0] for key in official) == {
+        "image_encoder": 298, "mask_decoder": 120, "prompt_encoder": 17
+    }  # fmt: skip
     for key in (
-        "image_encoder.patch_embed.seq.0.c.weight",
         "image_encoder.patch_embed.seq.2.bn.num_batches_tracked",
         "image_encoder.layers.0.blocks.1.conv3.bn.running_var",
-        "image_encoder.layers.0.downsample.conv2.c.weight",
         "image_encoder.layers.2.downsample.conv3.bn.bias",
         "image_encoder.layers.1.blocks.0.attn.attention_biases",
         "image_encoder.layers.3.blocks.1.local_conv.c.weight",
@@ -61,9 +67,7 @@ def test_the_state_dict_has_the_official_435_keys_and_parameters(official: dict[
     assert sum(parameter.numel() for parameter in LiteMedSAM(SIZE).parameters()) == 9_791_300
 
 
-def test_flat_wrapped_prefixed_and_safetensors_files_give_one_model(
-    official: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_flat_wrapped_prefixed_and_safetensors_files_give_one_model(official: State, tmp_path: Path) -> None:
     writers: dict[str, Callable[[Path], object]] = {
         "flat.pth": lambda path: torch.save(official, path),
         "wrapped.pth": lambda path: torch.save({"model": official, "epoch": 3}, path),
@@ -75,17 +79,10 @@ def test_flat_wrapped_prefixed_and_safetensors_files_give_one_model(
     for name, write in writers.items():
         write(tmp_path / name)
         model, stem = checkpoints.load_model(tmp_path / name, image_size=SIZE)
-        assert stem == "lite"
-        assert not model.training
+        assert stem == "lite" and not model.training
         results.append(outputs(model))
-    for result in results[1:]:
-        assert torch.equal(result, results[0])
-
-
-def test_saving_and_loading_gives_the_same_tensors_back(official: dict[str, Tensor], tmp_path: Path) -> None:
-    torch.save(official, tmp_path / "in.pth")
-    model, _ = checkpoints.load_model(tmp_path / "in.pth", image_size=SIZE)
-    checkpoints.save_flat(model, tmp_path / "out.safetensors")
+    assert all(torch.equal(result, results[0]) for result in results)
+    checkpoints.save_flat(model, tmp_path / "out.safetensors")  # and saving gives the same tensors back
     again = checkpoints.read_tensors(tmp_path / "out.safetensors")
     assert again.keys() == official.keys()
     assert all(torch.equal(again[key], official[key]) for key in official)
@@ -105,12 +102,10 @@ def test_a_mobilesam_file_loads_without_its_classifier(tmp_path: Path) -> None:
     with torch.no_grad():
         embedding = model.encode(torch.rand(1, 3, 64, 64))
         logits, iou = model.decode(embedding, torch.tensor([[1.0, 2, 30, 40]]))
-    assert embedding.shape == (1, 256, 4, 4)
-    assert logits.shape == (1, 1, 64, 64)
-    assert iou.shape == (1, 1)
+    assert (embedding.shape, logits.shape, iou.shape) == ((1, 256, 4, 4), (1, 1, 64, 64), (1, 1))
 
 
-def test_attention_biases_are_fresh_after_loading_into_a_model_that_ran(official: dict[str, Tensor]) -> None:
+def test_attention_biases_are_fresh_after_loading_into_a_model_that_ran(official: State) -> None:
     torch.manual_seed(3)
     used, fresh = LiteMedSAM(SIZE).eval(), LiteMedSAM(SIZE).eval()
     outputs(used)  # timm caches the biases of this forward
@@ -119,40 +114,43 @@ def test_attention_biases_are_fresh_after_loading_into_a_model_that_ran(official
     assert torch.equal(outputs(used), outputs(fresh))
 
 
-def test_a_wrong_file_is_refused_with_its_first_differing_keys(official: dict[str, Tensor], tmp_path: Path) -> None:
+def test_a_wrong_file_is_refused_with_its_first_differing_keys(official: State, tmp_path: Path) -> None:
     wrong = dict(official)
     del wrong["mask_decoder.iou_token.weight"]
     wrong["image_encoder.extra.weight"] = torch.zeros(3)
     wrong["image_encoder.neck.0.weight"] = torch.zeros(256, 200, 1, 1)
     path = tmp_path / "wrong.pth"
     torch.save(wrong, path)
-    with pytest.raises(WeightsError) as caught:
-        checkpoints.load_model(path, image_size=SIZE)
-    text = str(caught.value)
-    assert "missing: mask_decoder.iou_token.weight" in text
-    assert "not known: image_encoder.extra.weight" in text
-    assert "image_encoder.neck.0.weight (256, 200, 1, 1) instead of (256, 320, 1, 1)" in text
-    assert str(path) in text
-    assert "remedy" in text
+    said = refused(path)
+    for words in (
+        "missing: mask_decoder.iou_token.weight", "not known: image_encoder.extra.weight", str(path), "remedy",
+        "image_encoder.neck.0.weight (256, 200, 1, 1) instead of (256, 320, 1, 1)",
+    ):  # fmt: skip
+        assert words in said
+    torch.save(torch.nn.Linear(3, 4).state_dict(), path)
+    assert "and 432 more; not known: weight, bias" in refused(path)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, r"SAM or MedSAM \(ViT-B\)"),
+        ({"image_encoder.pos_embed": torch.zeros(1, 64, 64, 768)}, "SAM or MedSAM (ViT-B)"),
         ({"mask_decoder.iou_token.weight": torch.zeros(1, 256, dtype=torch.int8)}, "quantised to int8"),
+        (
+            {"mask_decoder.iou_token.weight": torch.full((1, 256), torch.nan)},
+            "NaN or infinite values: mask_decoder.iou_token",
+        ),
     ],
 )
-def test_a_medsam_file_and_a_quantised_one_are_told_apart(
-    official: dict[str, Tensor], tmp_path: Path, change: dict[str, Tensor], says: str
+def test_a_file_of_medsam_of_integers_or_with_nan_is_called_what_it_is(
+    official: State, tmp_path: Path, change: dict[str, Tensor], says: str
 ) -> None:
     save_file({**official, **change}, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match=says):
-        checkpoints.load_model(tmp_path / "w.safetensors", image_size=SIZE)
+    assert says in refused(tmp_path / "w.safetensors")
 
 
 def test_a_half_precision_file_is_read_and_said_to_be_rounded(
-    official: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    official: State, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_file(
         {key: v.half() if v.is_floating_point() else v for key, v in official.items()}, tmp_path / "w.safetensors"
@@ -162,30 +160,15 @@ def test_a_half_precision_file_is_read_and_said_to_be_rounded(
     assert "half precision" in caplog.text
 
 
-def test_a_file_of_another_network_names_three_keys_and_counts_the_rest(tmp_path: Path) -> None:
-    path = tmp_path / "resnet.pth"
-    torch.save(torch.nn.Linear(3, 4).state_dict(), path)
-    with pytest.raises(WeightsError, match="and 432 more; not known: weight, bias"):
-        checkpoints.load_model(path, image_size=SIZE)
-
-
-@pytest.mark.parametrize("name", ["half.pth", "half.safetensors"])
-def test_a_truncated_file_is_refused_with_its_name(official: dict[str, Tensor], tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    save_file(official, path) if name.endswith("safetensors") else torch.save(official, path)
-    os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(WeightsError, match="half") as caught:
-        checkpoints.load_model(path, image_size=SIZE)
-    assert "again" in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"<!DOCTYPE html><html>Too many users</html>"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, content: bytes, suffix: str) -> None:
+def test_a_file_that_is_cut_or_holds_something_else_is_refused(official: State, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"page{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match="page"):
-        checkpoints.load_model(path, image_size=SIZE)
+    for content in (b"", b"not weights at all", b"<!DOCTYPE html><html>Too many users</html>"):
+        path.write_bytes(content)
+        assert "page" in refused(path)
+    save_file(official, path) if suffix == ".safetensors" else torch.save(official, path)
+    os.truncate(path, path.stat().st_size // 2)
+    assert "page" in refused(path) and "again" in refused(path)
 
 
 class Malicious:
@@ -197,46 +180,36 @@ class Malicious:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_pickled_code_is_refused_and_never_run(official: dict[str, Tensor], tmp_path: Path, legacy: bool) -> None:
+def test_pickled_code_is_refused_and_never_run(official: State, tmp_path: Path, legacy: bool) -> None:
     path, target = tmp_path / "evil.pth", tmp_path / "pwned"
     bad = {"model": official, "payload": Malicious(target)}
     if legacy:
         path.write_bytes(pickle.dumps({"payload": Malicious(target)}, protocol=2))
     else:
         torch.save(bad, path)
-    with pytest.raises(WeightsError, match="wants to run code"):
-        checkpoints.load_model(path, image_size=SIZE)
+    assert "wants to run code" in refused(path)
     assert not target.exists()
 
 
-def test_a_file_of_more_than_tensors_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "odd.pth"
-    torch.save({"weight": torch.zeros(2), "note": "hello"}, path)
-    with pytest.raises(WeightsError, match="more than tensors: note"):
-        checkpoints.load_model(path, image_size=SIZE)
-
-
-@pytest.mark.parametrize("content", [{}, [torch.zeros(2)], torch.zeros(3)])
-def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"weight": torch.zeros(2), "note": "hello"}, "more than tensors: note"),
+        ({}, "no state dict"),
+        ([torch.zeros(2)], "no state dict"),
+        (torch.zeros(3), "no state dict"),
+    ],
+)
+def test_a_file_of_more_or_less_than_a_state_dict_is_refused(tmp_path: Path, content: object, said: str) -> None:
     path = tmp_path / "odd.pth"
     torch.save(content, path)
-    with pytest.raises(WeightsError, match="no state dict"):
-        checkpoints.load_model(path, image_size=SIZE)
-
-
-def test_weights_with_nan_are_refused(official: dict[str, Tensor], tmp_path: Path) -> None:
-    bad = {**official, "mask_decoder.iou_token.weight": torch.full((1, 256), torch.nan)}
-    torch.save(bad, tmp_path / "nan.pth")
-    with pytest.raises(WeightsError, match=r"NaN or infinite values: mask_decoder\.iou_token"):
-        checkpoints.load_model(tmp_path / "nan.pth", image_size=SIZE)
+    assert said in refused(path)
 
 
 def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="does not exist"):
-        checkpoints.load_model(tmp_path / "none.pth")
+    assert "does not exist" in refused(tmp_path / "none.pth")
     (tmp_path / "model.onnx").write_bytes(b"x")
-    with pytest.raises(WeightsError, match=r"'\.onnx' cannot be read safely"):
-        checkpoints.load_model(tmp_path / "model.onnx")
+    assert "'.onnx' cannot be read safely" in refused(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("size", [0, -4, 4, 30, 255])

@@ -32,11 +32,8 @@ def test_min_max_is_joint_over_channels_and_the_padding_is_zero() -> None:
     assert framed[:, 20:].max() == 0.0
 
 
-def test_a_constant_slice_becomes_zero_and_not_nan() -> None:
+def test_a_constant_slice_becomes_zero_and_not_nan_and_fixed_normalisation_divides_by_255() -> None:
     assert slice_to_frame(np.full((8, 8, 3), 77, np.uint8), 16).max() == 0.0
-
-
-def test_fixed_normalisation_divides_by_255() -> None:
     assert slice_to_frame(np.full((8, 8, 3), 51, np.uint8), 8, "fixed") == pytest.approx(0.2)
 
 
@@ -44,11 +41,8 @@ def test_boxes_become_corner_pixels_of_the_frame() -> None:
     frame = Frame((128, 64), 256)
     np.testing.assert_array_equal(boxes_to_frame([(10, 20, 31, 42)], frame), [[40, 20, 82, 60]])
     assert boxes_to_frame([], frame).shape == (0, 4)
-
-
-def test_corners_are_cut_to_whole_pixels_as_the_official_inference_does() -> None:
-    found = boxes_to_frame([(7, 11, 50, 123)], Frame((150, 149), 256))  # first and last pixel times 256 / 150, cut
-    np.testing.assert_array_equal(found, [[18, 11, 208, 83]])
+    # Cut to whole pixels as the official inference does: first and last pixel times 256 / 150.
+    np.testing.assert_array_equal(boxes_to_frame([(7, 11, 50, 123)], Frame((150, 149), 256)), [[18, 11, 208, 83]])
 
 
 @pytest.mark.parametrize("where", [(0, 0), (63, 199), (199, 199), (100, 101), (77, 13)])
@@ -67,9 +61,6 @@ def test_downscaling_keeps_the_area_of_a_large_instance() -> None:
     disc = np.hypot(y - 140, x - 160) < 60
     framed = mask_to_frame(disc, 64)
     assert framed.sum() == pytest.approx(disc.sum() * (64 / 300) ** 2, rel=0.03)
-
-
-def test_an_empty_mask_stays_empty() -> None:
     assert not mask_to_frame(np.zeros((30, 20), bool), 16).any()
 
 

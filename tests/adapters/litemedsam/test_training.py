@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from gtvbench.bench.core.prompts import draw_prompts, policy_from
 from gtvbench.bench.core.structures import Structure
 
 SIZE = 32
+Cases = list[TrainingCase]
 CPU = torch.device("cpu")
 STRUCTURES = (Structure("GTV-T", 1), Structure("GTV-N", 2))
 
@@ -49,82 +51,68 @@ def make_case(folder: Path, name: str, seed: int) -> TrainingCase:
     return TrainingCase(Images(name, place), place / "label.npy", prompts)
 
 
-@pytest.fixture
-def cases(tmp_path: Path) -> list[TrainingCase]:
-    return [make_case(tmp_path / "cases", f"P{i}", i) for i in range(3)]
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
+    folder = tmp_path_factory.mktemp("cases")
+    return [make_case(folder, f"P{i}", i) for i in range(3)]
 
 
-def samples(cases: list[TrainingCase], batch: int = 4) -> Samples:
+def samples(cases: Cases, batch: int = 4) -> Samples:
     return Samples(cases, "ct-only", SIZE, "min-max", batch)
 
 
-def fine_tuning(
-    cases: list[TrainingCase], folder: Path, kind: type[FineTuning] = FineTuning, **changes: object
-) -> FineTuning:
+def fine_tuning(cases: Cases, folder: Path, kind: type[FineTuning] = FineTuning, **changes: object) -> FineTuning:
     protocol = Protocol(**{"epochs": 2, "batch": 4, **changes})  # type: ignore[arg-type]
     torch.manual_seed(5)
-    training, validation = samples(cases[:2]), samples(cases[2:])
+    training, validation = samples(cases[:2], protocol.batch), samples(cases[2:], protocol.batch)
     return kind(LiteMedSAM(SIZE), training, validation, protocol, folder=folder, seed=3, device=CPU)
 
 
-def test_every_pair_comes_once_an_epoch_in_an_order_of_its_own(cases: list[TrainingCase]) -> None:
+def test_every_pair_comes_once_an_epoch_in_an_order_of_its_own(cases: Cases) -> None:
     built = samples(cases)
     plans = {epoch: built.plan(3, epoch) for epoch in (1, 2)}
     orders = {}
     for epoch, plan in plans.items():
-        counts = [sum(len(one.prompts) for one in batch) for batch in plan]
-        assert counts == [4, 4, 4, 3]
+        assert [sum(len(one.prompts) for one in batch) for batch in plan] == [4, 4, 4, 3]
         orders[epoch] = [(s.case, s.z, p.structure, p.instance) for batch in plan for s in batch for p in s.prompts]
         assert len(orders[epoch]) == len(set(orders[epoch])) == 15
     assert orders[1] != orders[2]
     assert plans[1] == built.plan(3, 1)
 
 
-def test_a_slice_is_loaded_once_for_its_boxes_in_a_batch(cases: list[TrainingCase]) -> None:
+def test_a_batch_holds_a_slice_once_for_all_its_stored_prompts(cases: Cases) -> None:
     built = samples(cases, batch=15)
     (only,) = built.plan()
     batch = built.stored(only)
     assert batch.images.shape == (9, 3, SIZE, SIZE)
-    assert batch.boxes.shape == (15, 4)
     assert batch.owners.tolist() == [0, 1, 1, 1, 2, 3, 4, 4, 4, 5, 6, 7, 7, 7, 8]
+    stored = [(p.x0, p.y0, p.x1 - 1, p.y1 - 1) for case in cases for p in case.prompts.boxes]
+    assert batch.boxes.tolist() == [list(map(float, box)) for box in stored]
 
 
-def test_masks_lie_within_their_boxes_whatever_the_flip(cases: list[TrainingCase]) -> None:
+def test_redrawn_boxes_hold_their_masks_have_physical_margins_and_depend_on_names_alone(cases: Cases) -> None:
     built = samples(cases, batch=15)
     (only,) = built.plan()
+    policy = policy_from("random-margin(0, 20)")
     seen = set()
     for epoch in range(4):
-        batch = built.redrawn(only, policy_from("random-margin(0, 20)"), flips=True, names=(1, epoch))
+        batch = built.redrawn(only, policy, flips=True, names=(1, epoch))
         for box, mask in zip(batch.boxes, batch.masks[:, 0], strict=True):
             ys, xs = torch.nonzero(mask, as_tuple=True)
             assert box[0] <= xs.min() <= xs.max() <= box[2]
             assert box[1] <= ys.min() <= ys.max() <= box[3]
         seen.add(tuple(batch.boxes.flatten().tolist()))
     assert len(seen) == 4
-
-
-def test_redrawn_margins_are_physical_and_depend_on_names_alone(cases: list[TrainingCase]) -> None:
-    built = samples(cases, batch=15)
-    (only,) = built.plan()
+    assert torch.equal(batch.boxes, built.redrawn(only, policy, flips=True, names=(1, 3)).boxes)
     fixed = built.redrawn(only, policy_from("fixed-margin(6)"), flips=False, names=(1,))
     tight = built.redrawn(only, policy_from("tight"), flips=False, names=(1,))
     assert torch.equal(tight.boxes[0] - fixed.boxes[0], torch.tensor([2.0, 2, -2, -2]))  # 6 mm at 3 mm a pixel
-    policy = policy_from("random-margin(0, 20)")
-    again = [built.redrawn(only, policy, flips=True, names=(1, 2)).boxes for _ in range(2)]
-    assert torch.equal(again[0], again[1])
 
 
-def test_stored_prompts_are_used_as_they_are(cases: list[TrainingCase]) -> None:
-    built = samples(cases[:1], batch=15)
-    (only,) = built.plan()
-    stored = cases[0].prompts.boxes
-    expected = [(p.x0, p.y0, p.x1 - 1, p.y1 - 1) for p in stored]
-    assert built.stored(only).boxes.tolist() == [list(map(float, box)) for box in expected]
-
-
-def test_a_prompt_without_its_instance_is_refused(cases: list[TrainingCase]) -> None:
-    np.save(cases[0].reference, np.zeros((3, 32, 32), np.uint8))
-    built = samples(cases[:1])
+def test_a_prompt_without_its_instance_is_refused(tmp_path: Path) -> None:
+    case = make_case(tmp_path, "P0", 0)
+    np.save(case.reference, np.zeros((3, 32, 32), np.uint8))
+    built = samples([case])
     with pytest.raises(DataError, match="has no instance") as caught:
         built.stored(built.plan()[0])
     assert "P0" in str(caught.value)
@@ -147,45 +135,34 @@ def run(built: FineTuning) -> tuple[dict[int, tuple[float, float]], dict[str, Te
     return epochs, read_tensors(built.folder / BEST_FILE)
 
 
-def test_fine_tuning_learns_and_records_every_epoch(cases: list[TrainingCase], tmp_path: Path) -> None:
-    epochs, best = run(fine_tuning(cases, tmp_path / "fit", epochs=4, learning_rate=1e-3))
-    assert list(epochs) == [0, 1, 2, 3]
-    assert epochs[3][0] < epochs[0][0]
-    assert len(best) == 435
-
-
 class KilledError(Exception):
     pass
 
 
-class KilledAtThird(FineTuning):
-    """Dies in the third iteration of its life."""
+class KilledAtSecond(FineTuning):
+    """Dies in the second iteration of its life."""
 
     lived = 0
 
     def _iterate(self, batch: Batch) -> float:
         self.lived += 1
-        if self.lived == 3:
+        if self.lived == 2:
             raise KilledError
         return super()._iterate(batch)
 
 
-def test_a_killed_run_ends_with_the_same_bits_as_one_that_was_not(cases: list[TrainingCase], tmp_path: Path) -> None:
-    expected_epochs, expected = run(fine_tuning(cases, tmp_path / "whole", checkpoint_seconds=0.0))
-    kills = 0
-    while True:
-        built = fine_tuning(cases, tmp_path / "killed", KilledAtThird, checkpoint_seconds=0.0)
-        try:
-            last, best = run(built)
-            break
-        except KilledError:
-            kills += 1
-    assert kills >= 2
+def test_a_run_killed_within_and_between_epochs_ends_with_the_same_bits(cases: Cases, tmp_path: Path) -> None:
+    two_a_epoch: dict[str, Any] = {"batch": 5, "checkpoint_seconds": 0.0}
+    expected_epochs, expected = run(fine_tuning(cases, tmp_path / "whole", **two_a_epoch))
+    for _ in range(3):
+        with pytest.raises(KilledError):
+            run(fine_tuning(cases, tmp_path / "killed", KilledAtSecond, **two_a_epoch))
+    last, best = run(fine_tuning(cases, tmp_path / "killed", **two_a_epoch))
     assert last[1] == expected_epochs[1]
     assert all(torch.equal(best[key], expected[key]) for key in expected)
 
 
-def test_the_epoch_of_the_lowest_validation_loss_is_kept(cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_fine_tuning_learns_and_keeps_the_epoch_of_the_lowest_validation_loss(cases: Cases, tmp_path: Path) -> None:
     class Worsening(FineTuning):
         losses: Iterator[float] = iter([0.5, 0.2, 0.9])
 
@@ -197,65 +174,57 @@ def test_the_epoch_of_the_lowest_validation_loss_is_kept(cases: list[TrainingCas
                 self.second = self.kept
             return loss
 
-    built = fine_tuning(cases, tmp_path / "fit", Worsening, epochs=3)
-    _, best = run(built)
+    built = fine_tuning(cases, tmp_path / "fit", Worsening, epochs=3, learning_rate=1e-3)
+    epochs, best = run(built)
+    assert {epoch: losses[1] for epoch, losses in epochs.items()} == {0: 0.5, 1: 0.2, 2: 0.9}
+    assert epochs[2][0] < epochs[0][0]
+    assert len(best) == 435
     assert isinstance(built, Worsening)
     assert built.best_loss == 0.2
     assert torch.equal(best["mask_decoder.iou_token.weight"], built.second["mask_decoder.iou_token.weight"])
     assert not torch.equal(best["mask_decoder.iou_token.weight"], built.kept["mask_decoder.iou_token.weight"])
 
 
-def test_validation_leaves_the_network_as_it_was(cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_validation_changes_nothing_and_divergence_is_an_error_that_names_its_epoch(
+    cases: Cases, tmp_path: Path
+) -> None:
     built = fine_tuning(cases, tmp_path / "fit")
     before = {key: value.clone() for key, value in built.model.state_dict().items()}
     assert built._validate() == built._validate()
     assert all(torch.equal(before[key], value) for key, value in built.model.state_dict().items())
-
-
-def test_a_checkpoint_of_another_protocol_is_not_continued(cases: list[TrainingCase], tmp_path: Path) -> None:
-    run(fine_tuning(cases, tmp_path / "fit", epochs=1))
-    assert fine_tuning(cases, tmp_path / "fit", epochs=1).epoch == 1
-    assert fine_tuning(cases, tmp_path / "fit", epochs=2).epoch == 0
-
-
-def test_divergence_is_an_error_that_names_the_epoch(cases: list[TrainingCase], tmp_path: Path) -> None:
-    built = fine_tuning(cases, tmp_path / "fit")
     with torch.no_grad():
         built.model.mask_decoder.iou_token.weight.fill_(torch.inf)
     with pytest.raises(BenchError, match="diverged in epoch 0"):
         run(built)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"epochs": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"margins": "big"}, {"train": "decoder", "flips": True}],
-)
-def test_a_protocol_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(StudyError):
-        Protocol(**changes)  # type: ignore[arg-type]
-
-
-def test_without_validation_cases_the_training_loss_chooses_the_epoch(
-    cases: list[TrainingCase], tmp_path: Path
+def test_a_finished_fit_is_small_not_repeated_and_not_continued_by_another_protocol(
+    cases: Cases, tmp_path: Path
 ) -> None:
-    epochs, _ = run(fine_tuning(cases[:2], tmp_path / "fit", epochs=1))
-    assert math.isnan(epochs[0][1])
+    run(fine_tuning(cases, tmp_path / "fit", epochs=1))
+    assert (tmp_path / "fit" / "checkpoint.pt").stat().st_size < 100_000
+    again = fine_tuning(cases, tmp_path / "fit", epochs=1)
+    assert again.epoch == 1
+    epochs, best = run(again)
+    assert epochs == {} and len(best) == 435
+    assert fine_tuning(cases, tmp_path / "fit", epochs=2).epoch == 0
 
 
-def test_a_split_without_training_prompts_is_refused(cases: list[TrainingCase], tmp_path: Path) -> None:
+def test_a_protocol_or_a_split_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [{"epochs": 0}, {"batch": 0}, {"learning_rate": 0.0}, {"margins": "big"}]
+    for changes in [*wrong, {"train": "decoder", "flips": True}]:
+        with pytest.raises(StudyError):
+            Protocol(**changes)
     with pytest.raises(StudyError, match="no training prompts"):
         fine_tuning([], tmp_path / "fit")
 
 
-def test_a_finished_fit_keeps_no_optimiser_and_is_not_repeated(cases: list[TrainingCase], tmp_path: Path) -> None:
-    run(fine_tuning(cases, tmp_path / "fit", epochs=1))
-    assert (tmp_path / "fit" / "checkpoint.pt").stat().st_size < 100_000
-    epochs, best = run(fine_tuning(cases, tmp_path / "fit", epochs=1))
-    assert epochs == {}
-    assert len(best) == 435
+def test_without_validation_cases_the_training_loss_chooses_the_epoch(cases: Cases, tmp_path: Path) -> None:
+    epochs, _ = run(fine_tuning(cases[:2], tmp_path / "fit", epochs=1))
+    assert math.isnan(epochs[0][1])
 
 
-def embedded(cases: list[TrainingCase], folder: Path, limit: int, asked: list[str] | None = None) -> Embeddings:
+def embedded(cases: Cases, folder: Path, limit: int, asked: list[str] | None = None) -> Embeddings:
     """Embeddings by one random network, each asked for written down."""
     torch.manual_seed(5)
     model = LiteMedSAM(SIZE).eval()
@@ -270,47 +239,56 @@ def embedded(cases: list[TrainingCase], folder: Path, limit: int, asked: list[st
     return Embeddings(cases, encode, folder, limit)
 
 
-def decoder_tuning(
-    cases: list[TrainingCase], folder: Path, kept: Embeddings, kind: type[FineTuning] = FineTuning
-) -> FineTuning:
+@dataclass
+class Fit:
+    kept: Embeddings
+    asked: list[str]
+    before: dict[str, Tensor]
+    epochs: dict[int, tuple[float, float]]
+    best: dict[str, Tensor]
+
+
+def decoder_tuning(cases: Cases, folder: Path, kept: Embeddings, kind: type[FineTuning] = FineTuning) -> FineTuning:
     protocol = Protocol(epochs=2, batch=4, train="decoder", flips=False, learning_rate=1e-3, checkpoint_seconds=0.0)
     torch.manual_seed(5)
     training, validation = (replace(samples(part), embeddings=kept) for part in (cases[:2], cases[2:]))
     return kind(LiteMedSAM(SIZE), training, validation, protocol, folder=folder, seed=3, device=CPU)
 
 
-def test_a_frozen_encoder_embeds_every_slice_once_and_stays_as_it_is(cases: list[TrainingCase], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def decoder_fit(cases: Cases, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A decoder trained upon embeddings that all fit into the limit."""
+    folder = tmp_path_factory.mktemp("decoder")
     asked: list[str] = []
-    kept = embedded(cases, tmp_path / "embeddings", 10**9, asked)
+    kept = embedded(cases, folder / "embeddings", 10**9, asked)
     assert kept.prepare() == 0
-    built = decoder_tuning(cases, tmp_path / "fit", kept)
+    built = decoder_tuning(cases, folder / "fit", kept)
     before = {key: value.clone() for key, value in flat_state(built.model).items()}
-    _, best = run(built)
-    assert sorted(asked) == sorted(f"P{case}/{z}" for case in range(3) for z in range(3))
-    changed = {key.split(".")[0] for key, value in best.items() if not torch.equal(value, before[key])}
+    epochs, best = run(built)
+    return Fit(kept, asked, before, epochs, best)
+
+
+def test_a_frozen_encoder_embeds_every_slice_once_and_stays_as_it_is(decoder_fit: Fit) -> None:
+    assert sorted(decoder_fit.asked) == sorted(f"P{case}/{z}" for case in range(3) for z in range(3))
+    changed = {k.split(".")[0] for k, v in decoder_fit.best.items() if not torch.equal(v, decoder_fit.before[k])}
     assert changed == {"mask_decoder"}
-    assert kept.prepare() == 0
-    assert len(asked) == 9
+    assert decoder_fit.kept.prepare() == 0
+    assert len(decoder_fit.asked) == 9
 
 
-def test_what_does_not_fit_into_the_limit_is_embedded_again_with_the_same_result(
-    cases: list[TrainingCase], tmp_path: Path
+def test_what_exceeds_the_limit_is_embedded_again_with_the_same_result(
+    cases: Cases, tmp_path: Path, decoder_fit: Fit
 ) -> None:
-    found = []
-    for limit, left in ((10**9, 0), (3 * 256 * 64 * 2 + 200, 6), (0, 9)):
-        kept = embedded(cases, tmp_path / f"embeddings{limit}", limit)
-        assert kept.prepare() == left
-        found.append(run(decoder_tuning(cases, tmp_path / f"fit{limit}", kept)))
-    for epochs, best in found[1:]:
-        assert epochs == found[0][0]
-        assert all(torch.equal(best[key], found[0][1][key]) for key in best)
+    assert embedded(cases, tmp_path / "none", 0).prepare() == 9
+    kept = embedded(cases, tmp_path / "three", 3 * 256 * 64 * 2 + 200)
+    assert kept.prepare() == 6
+    epochs, best = run(decoder_tuning(cases, tmp_path / "fit", kept))
+    assert epochs == decoder_fit.epochs
+    assert all(torch.equal(best[key], decoder_fit.best[key]) for key in best)
 
 
-def test_a_killed_decoder_training_ends_with_the_same_bits(cases: list[TrainingCase], tmp_path: Path) -> None:
-    kept = embedded(cases, tmp_path / "embeddings", 10**9)
-    kept.prepare()
-    _, expected = run(decoder_tuning(cases, tmp_path / "whole", kept))
+def test_a_killed_decoder_training_ends_with_the_same_bits(cases: Cases, tmp_path: Path, decoder_fit: Fit) -> None:
     with pytest.raises(KilledError):
-        run(decoder_tuning(cases, tmp_path / "killed", kept, KilledAtThird))
-    _, best = run(decoder_tuning(cases, tmp_path / "killed", kept))
-    assert all(torch.equal(best[key], expected[key]) for key in expected)
+        run(decoder_tuning(cases, tmp_path / "killed", decoder_fit.kept, KilledAtSecond))
+    _, best = run(decoder_tuning(cases, tmp_path / "killed", decoder_fit.kept))
+    assert all(torch.equal(best[key], decoder_fit.best[key]) for key in decoder_fit.best)

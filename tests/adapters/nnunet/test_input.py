@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from gtvbench.adapters.nnunet.boxes import box_channels, groups
 from gtvbench.adapters.nnunet.dataset import DATASET, Layout
 from gtvbench.adapters.nnunet.method import Nnunet, NnunetBox
 from gtvbench.adapters.nnunet.options import NnunetBoxOptions
+from gtvbench.adapters.nnunet.predictor import Predictor
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.geometry import Grid
@@ -31,6 +33,7 @@ from gtvbench.bench.files.nifti import write_volume
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # nnU-Net's own warnings
 
+Cases = list[TrainingCase]
 STRUCTURES = structures_from({"GTV-T": 1, "GTV-N": 4})
 LAYOUT = Layout(("CT", "PET"), STRUCTURES, box_channels=1)
 SMALL: dict[str, Any] = {
@@ -63,19 +66,40 @@ def write_case(
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cases:
     """Spacings that vary, so that nnU-Net resamples."""
     folder = tmp_path_factory.mktemp("cohort")
     return [write_case(folder, f"c{k}", (3.0, 1.0 + 0.1 * k, 1.0 + 0.1 * k), k) for k in range(4)]
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> Iterator[Path]:
+OPTIONS = NnunetBoxOptions.model_validate(SMALL)
+
+
+@pytest.fixture(scope="module")
+def prepared(cohort: Cases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """nnU-Net's folders with the cohort exported, planned and preprocessed; nnU-Net is told of them."""
+    root = tmp_path_factory.mktemp("prepared") / "nnunet"
     before = dict(os.environ)
-    planning.set_environment(tmp_path / "nnunet", cores=1, workers=0, compile_network=None)
-    yield tmp_path / "nnunet"
+    planning.set_environment(root, cores=1, workers=0, compile_network=None)
+    voxels = fitting.export(root, LAYOUT, cohort[:3], cohort[3:], OPTIONS)
+    planning.plan(root, OPTIONS, 1, voxels)
+    planning.preprocess(root, OPTIONS.configuration, 1, voxels)
+    yield root
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a fit sets in the environment ends with the test."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def copied(prepared: Path, root: Path) -> Path:
+    """A folder of a fit in which preprocessing is done, and of which nnU-Net is told."""
+    shutil.copytree(prepared, root / "nnunet")
+    planning.set_environment(root / "nnunet", cores=1, workers=0, compile_network=None)
+    return root
 
 
 class Recorder:
@@ -89,21 +113,16 @@ class Recorder:
         self.rows.append((epoch, train_loss, validation_loss, extra))
 
 
-def prepared_trainer(root: Path, cohort: list[TrainingCase], **changes: Any) -> Any:
+def trainer_on(prepared: Path, **changes: Any) -> Any:
     options = NnunetBoxOptions.model_validate(SMALL | changes)
-    voxels = fitting.export(root, LAYOUT, cohort[:3], cohort[3:], options)
-    planning.plan(root, options, 1, voxels)
-    planning.preprocess(root, options.configuration, 1, voxels)
-    trainer = fitting._trainer(root, LAYOUT, options, Recorder(), 5, torch.device("cpu"))
+    trainer = fitting._trainer(prepared, LAYOUT, options, Recorder(), 5, torch.device("cpu"))
     trainer.initialize()
     return trainer
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_the_box_channel_is_binary_in_every_patch_of_training_and_validation(
-    environment: Path, cohort: list[TrainingCase], fresh: bool
-) -> None:
-    trainer = prepared_trainer(environment, cohort, **{"fresh-boxes": fresh})
+def test_the_box_channel_is_binary_in_every_patch_of_training_and_validation(prepared: Path, fresh: bool) -> None:
+    trainer = trainer_on(prepared, **{"fresh-boxes": fresh})
     training, validation = trainer.get_dataloaders()
     covered, images = 0.0, []
     for source, batches in ((training, 12), (validation, 3)):
@@ -117,11 +136,9 @@ def test_the_box_channel_is_binary_in_every_patch_of_training_and_validation(
     assert np.std(images) > 0, "the images were not augmented"
 
 
-def test_preprocessing_resamples_and_prediction_gets_a_binary_box_channel(
-    environment: Path, cohort: list[TrainingCase], tmp_path: Path
-) -> None:
+def test_preprocessing_resamples_and_prediction_gets_a_binary_box_channel(prepared: Path, cohort: Cases) -> None:
     """With varying spacing nnU-Net's cubic resampling makes most voxels of a box fractional: here they are not."""
-    trainer = prepared_trainer(environment, cohort)
+    trainer = trainer_on(prepared)
     plans, configuration = trainer.plans_manager, trainer.configuration_manager
     case = cohort[0]
     boxes = box_channels(case.prompts, case.images.grid.shape, groups(STRUCTURES, per_structure=False))
@@ -130,7 +147,6 @@ def test_preprocessing_resamples_and_prediction_gets_a_binary_box_channel(
         channels, None, {"spacing": list(case.images.grid.spacing)}, plans, configuration, trainer.dataset_json
     )
     assert len(np.unique(stock[2])) > 2, "the case is not resampled: the test would show nothing"
-    from gtvbench.adapters.nnunet.predictor import Predictor
 
     class Inner:
         plans_manager, configuration_manager, dataset_json = plans, configuration, trainer.dataset_json
@@ -141,11 +157,9 @@ def test_preprocessing_resamples_and_prediction_gets_a_binary_box_channel(
     np.testing.assert_array_equal(data[2].numpy(), (stock[2] > 0.5).astype(np.float32))
 
 
-def test_nothing_in_the_augmentation_depends_on_the_speed_of_the_machine(
-    environment: Path, cohort: list[TrainingCase]
-) -> None:
+def test_nothing_in_the_augmentation_depends_on_the_speed_of_the_machine(prepared: Path) -> None:
     """nnU-Net's blur times two ways of computing and takes the faster; their results differ in the last bits."""
-    trainer = prepared_trainer(environment, cohort)
+    trainer = trainer_on(prepared)
     training, _ = trainer.get_dataloaders()
     steps = [training.data_loader.transforms]
     timed = []
@@ -160,10 +174,10 @@ def context(options: Any, seed: int = 7) -> Context:
     return Context(options, STRUCTURES, "multimodal", ("CT", "PET"), "cpu", seed, None, Path())
 
 
+@pytest.mark.usefixtures("own_environment")
 def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_prompts(
-    cohort: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cohort: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     recorder = Recorder()
     method = NnunetBox(context(NnunetBoxOptions.model_validate(SMALL)))
     facts = method.fit(cohort[:3], cohort[3:], tmp_path, recorder)
@@ -200,9 +214,13 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     assert name == case.case
     np.testing.assert_array_equal(streamed, label)
     case.reference.with_suffix(".away").rename(case.reference)
+    # A case that is smaller than the patch, and of another spacing.
+    small = write_case(tmp_path, "small", (4.0, 1.3, 1.3), 9, shape=(5, 20, 24))
+    label = method.predict(small.images, small.prompts, StageClock())
+    assert label.shape == (5, 20, 24) and set(np.unique(label)) <= {0, 1, 4}
 
 
-def test_a_failed_case_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPatch, cohort: list[TrainingCase]) -> None:
+def test_a_failed_case_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPatch, cohort: Cases) -> None:
     method = Nnunet(context(NnunetBoxOptions.model_validate(SMALL)))
 
     def preprocessed(images: Images, prompts: Any, clock: Any) -> Any:
@@ -219,48 +237,43 @@ def test_a_failed_case_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPatch,
     assert found == {"c0": "c0", "c2": "c2", "c3": "c3"}
 
 
-def test_a_killed_training_ends_with_the_same_bits(
-    cohort: list[TrainingCase], tmp_path: Path, environment: Path
-) -> None:
+@pytest.mark.usefixtures("own_environment")
+def test_a_killed_training_ends_with_the_same_bits(cohort: Cases, tmp_path: Path, prepared: Path) -> None:
     class KilledError(Exception):
         pass
 
     class Interrupting(Recorder):
         def epoch(self, epoch: int, *values: float, **extra: float) -> None:
-            if epoch == 2:
+            if epoch == 1:
                 raise KilledError
             super().epoch(epoch, *values, **extra)
 
-    options = NnunetBoxOptions.model_validate(SMALL | {"epochs": 4})
-    arguments: Any = (LAYOUT, cohort[:3], cohort[3:], options)
-    rest: Any = {"seed": 3, "device": "cpu", "cores": 1}
     results = []
     for name, recorders in (("whole", [Recorder()]), ("cut", [Interrupting(), Recorder()])):
-        root = tmp_path / name
-        planning.set_environment(root / "nnunet", cores=1, workers=0, compile_network=None)
+        root = copied(prepared, tmp_path / name)
         for recorder in recorders:
             try:
-                fitting.fit(root, *arguments, recorder, **rest)
+                fitting.fit(root, LAYOUT, cohort[:3], cohort[3:], OPTIONS, recorder, seed=3, device="cpu", cores=1)
             except KilledError:
                 assert (root / "nnunet").exists()
         results.append((root / "network.safetensors").read_bytes())
-    assert [row[0] for row in recorders[1].rows] == [2, 3]
+    assert [row[0] for row in recorders[1].rows] == [1]
     assert results[0] == results[1]
 
 
+@pytest.mark.usefixtures("own_environment")
 @pytest.mark.parametrize(
     "changes",
     [
         {"configuration": "2d", "fresh-boxes": True, "boxes": "per-structure"},
-        {"planner": "nnUNetPlannerResEncM", "checkpoint": "best"},
-        {"trainer": "nnUNetTrainerNoDA"},
+        {"configuration": "2d", "trainer": "nnUNetTrainerNoDA", "checkpoint": "best"},
+        pytest.param({"planner": "nnUNetPlannerResEncM", "checkpoint": "best"}, marks=pytest.mark.slow),
+        pytest.param({"trainer": "nnUNetTrainerNoDA"}, marks=pytest.mark.slow),
     ],
+    ids=["2d", "no augmentation", "ResEncM", "no augmentation in 3d"],
 )
-def test_configurations_planners_and_trainers_are_nnunets_own(
-    changes: dict[str, Any], cohort: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configurations_and_trainers_are_nnunets_own(changes: dict[str, Any], cohort: Cases, tmp_path: Path) -> None:
     """The case that is predicted is smaller than the patch, and of another spacing."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     method = NnunetBox(context(NnunetBoxOptions.model_validate(SMALL | {"epochs": 1} | changes)))
     facts = method.fit(cohort[:3], cohort[3:], tmp_path / "fit", Recorder())
     assert ("ResEnc" in facts["network"] or "Residual" in facts["network"]) == ("planner" in changes)
@@ -270,42 +283,34 @@ def test_configurations_planners_and_trainers_are_nnunets_own(
     assert label.shape == (5, 20, 24) and set(np.unique(label)) <= {0, 1, 4}
 
 
+@pytest.mark.usefixtures("own_environment")
 def test_a_gpu_without_enough_memory_is_told_with_the_option_to_lower(
-    environment: Path, cohort: list[TrainingCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, cohort: Cases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(trainer: Any, folder: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(fitting, "train", full)
-    options = NnunetBoxOptions.model_validate(SMALL)
-    root = environment.parent
+    root = copied(prepared, tmp_path / "fit")
     with pytest.raises(BenchError, match=r"(?s)out of memory while training with patches of .*gpu-memory-gb"):
-        fitting.fit(root, LAYOUT, cohort[:3], cohort[3:], options, Recorder(), seed=1, device="cpu", cores=1)
+        fitting.fit(root, LAYOUT, cohort[:3], cohort[3:], OPTIONS, Recorder(), seed=1, device="cpu", cores=1)
 
 
-def test_what_nnunet_did_not_plan_or_does_not_have_is_an_error(environment: Path, cohort: list[TrainingCase]) -> None:
-    options = NnunetBoxOptions.model_validate(SMALL)
-    voxels = fitting.export(environment, LAYOUT, cohort[:3], cohort[3:], options)
-    changed = options.model_copy(update={"planner": "NoSuchPlanner"})
+def test_what_nnunet_did_not_plan_or_does_not_have_is_an_error(prepared: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no planner 'NoSuchPlanner'"):
-        planning.plan(environment, changed, 1, voxels)
+        planning.plan(tmp_path, OPTIONS.model_copy(update={"planner": "NoSuchPlanner"}), 1, 0)
     with pytest.raises(StudyError, match="did not plan the configuration '3d_lowres'"):
-        planning.plan(environment, options.model_copy(update={"configuration": "3d_lowres"}), 1, voxels)
-    planning.preprocess(environment, "3d_fullres", 1, voxels)
+        planning.plan(prepared, OPTIONS.model_copy(update={"configuration": "3d_lowres"}), 1, 0)
     with pytest.raises(StudyError, match="no trainer 'NoSuchTrainer'"):
-        fitting._trainer(environment, LAYOUT, options.model_copy(update={"trainer": "NoSuchTrainer"}), Recorder(), 1,
-                         torch.device("cpu"))  # fmt: skip
+        trainer_on(prepared, trainer="NoSuchTrainer")
 
 
-def test_preprocessing_goes_on_where_it_was_stopped(environment: Path, cohort: list[TrainingCase]) -> None:
-    options = NnunetBoxOptions.model_validate(SMALL)
-    voxels = fitting.export(environment, LAYOUT, cohort[:3], cohort[3:], options)
-    planning.plan(environment, options, 1, voxels)
-    folder = planning.preprocess(environment, "3d_fullres", 1, voxels)
+def test_preprocessing_goes_on_where_it_was_stopped(prepared: Path) -> None:
+    folder = planning.preprocess(prepared, OPTIONS.configuration, 1, 1)  # all is done
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     (folder / "c2.pkl").unlink()
-    planning.preprocess(environment, "3d_fullres", 1, voxels)
+    planning.preprocess(prepared, OPTIONS.configuration, 1, 1)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert set(before) == set(after)
     assert {name.split(".")[0].removesuffix("_seg") for name in before if before[name] != after[name]} == {"c2"}
-    assert not list((environment / "preprocessed" / DATASET).glob("*.part-*"))
+    assert not list((prepared / "preprocessed" / DATASET).glob("*.part-*"))

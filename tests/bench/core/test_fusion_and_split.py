@@ -18,14 +18,10 @@ from gtvbench.bench.study.arms import _default_fusions
 PATIENTS = [f"p{i:02d}" for i in range(10)]
 
 
-def test_ct_is_windowed_at_level_40_and_width_400() -> None:
-    ct = np.array([[[-1000.0, -160.0, 40.0, 240.0, 3000.0]]], np.float32)
-    assert to_uint8(ct, *display_range("CT", ct)).ravel().tolist() == [0, 0, 128, 255, 255]
-
-
-def test_pet_is_clipped_to_suv_0_to_6() -> None:
-    pet = np.array([[[-1.0, 0.0, 3.0, 6.0, 20.0]]], np.float32)
-    assert to_uint8(pet, *display_range("PET", pet)).ravel().tolist() == [0, 0, 128, 255, 255]
+@pytest.mark.parametrize(("modality", "values"), [("CT", [-1000, -160, 40, 240, 3000]), ("PET", [-1, 0, 3, 6, 20])])
+def test_ct_is_windowed_at_level_40_and_width_400_and_pet_at_suv_0_to_6(modality: str, values: list[float]) -> None:
+    volume = np.array([[values]], np.float32)
+    assert to_uint8(volume, *display_range(modality, volume)).ravel().tolist() == [0, 0, 128, 255, 255]
 
 
 def test_the_clip_of_mr_has_an_effect_and_ignores_the_empty_part() -> None:
@@ -59,6 +55,8 @@ def test_every_fusion_says_why_data_cannot_serve_it() -> None:
         "mr-only": None,
     }
     assert FUSIONS["mr-only"].unavailable(("CT", "PET")) == "the data have no MR"
+    assert "ct-only" in str(FUSIONS["multimodal"].unavailable(["CT"]))
+    assert FUSIONS["multimodal"].unavailable(["CT", "T1w"]) is None
 
 
 def test_arms_of_data_with_ct_are_those_of_the_study_alone() -> None:
@@ -68,24 +66,15 @@ def test_arms_of_data_with_ct_are_those_of_the_study_alone() -> None:
     assert _default_fusions(STUDY_FUSIONS, ("T1w",)) == ("mr-only",)
 
 
-def test_multimodal_without_a_second_modality_is_unavailable_with_its_reason() -> None:
-    assert "ct-only" in str(FUSIONS["multimodal"].unavailable(["CT"]))
-    assert FUSIONS["multimodal"].unavailable(["CT", "T1w"]) is None
-
-
-def test_a_patient_in_two_subsets_is_an_error() -> None:
+def test_a_split_that_the_data_cannot_serve_is_an_error() -> None:
     with pytest.raises(StudyError, match=r"p01.*train set and in the test set"):
         split_by_lists(PATIENTS, {"train": ["p01"], "test": ["p01", "p02"]})
-
-
-def test_more_patients_asked_for_than_there_are_is_an_error() -> None:
-    with pytest.raises(StudyError, match="asks for 12 patients, the data have 10"):
-        split_by_counts(PATIENTS, {"train": 8, "validation": 2, "test": 2}, 0)
-
-
-def test_a_listed_patient_that_the_data_lack_is_an_error() -> None:
     with pytest.raises(StudyError, match="nobody"):
         split_by_lists(PATIENTS, {"test": ["nobody"]})
+    with pytest.raises(StudyError, match="asks for 12 patients, the data have 10"):
+        split_by_counts(PATIENTS, {"train": 8, "validation": 2, "test": 2}, 0)
+    with pytest.raises(StudyError, match="too few"):
+        split_by_fractions(["a", "b"], {"train": 0.5, "validation": 0.25, "test": 0.25}, 0)
 
 
 def test_fractions_split_every_patient_and_depend_on_the_seed_only() -> None:
@@ -93,11 +82,6 @@ def test_fractions_split_every_patient_and_depend_on_the_seed_only() -> None:
     assert (len(split.train), len(split.validation), len(split.test)) == (7, 1, 2)
     assert split == split_by_fractions(reversed(PATIENTS), {"train": 0.7, "validation": 0.1, "test": 0.2}, 3)
     assert sorted(split.train + split.validation + split.test) == PATIENTS
-
-
-def test_fractions_that_leave_a_subset_empty_are_an_error() -> None:
-    with pytest.raises(StudyError, match="too few"):
-        split_by_fractions(["a", "b"], {"train": 0.5, "validation": 0.25, "test": 0.25}, 0)
 
 
 def test_a_fold_of_nnunets_splits_is_read(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gtvbench.bench.core.errors import StudyError
@@ -69,7 +70,7 @@ def test_small_instances_get_no_prompt_only_where_that_is_configured() -> None:
     assert [p.area for p in kept] == [100, 50, 16, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@fuzzed(60)
 @given(st.integers(0, 2**32 - 1))
 def test_every_random_box_holds_its_instance_and_stays_within_the_margin(seed: int) -> None:
     rng = np.random.default_rng(seed)

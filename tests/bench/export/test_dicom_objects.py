@@ -6,7 +6,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_patient import Person, Study, ct_kind, series
-from hypothesis import HealthCheck, given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Polygon
 
@@ -29,7 +30,7 @@ def subject_of(grid: Grid) -> Subject:
 
 
 @pytest.mark.parametrize("grid", [UPRIGHT, OBLIQUE, SAGITTAL])
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@fuzzed(40)
 @given(mask=arrays(bool, SHAPE))
 def test_any_mask_comes_back_from_contours_and_from_segments(tmp_path: Path, grid: Grid, mask: np.ndarray) -> None:
     subject = subject_of(grid)
@@ -80,11 +81,9 @@ def test_objects_belong_to_the_patient_s_study_and_name_their_arm() -> None:
         assert made.Manufacturer == "gtvbench" and made.SeriesDescription == "box-fill"
         again = rtstruct(subject, {"GTV-T": mask}) if made.Modality == "RTSTRUCT" else seg(subject, {"GTV-T": mask})
         assert again is not None and again.SOPInstanceUID == made.SOPInstanceUID
-
-
-def test_nothing_segmented_is_a_region_without_contours_and_no_segmentation() -> None:
+    # Nothing segmented is a region without contours, and no segmentation.
     nothing = {"GTV-T": np.zeros(SHAPE, bool)}
-    made = rtstruct(subject_of(UPRIGHT), nothing)
+    made = rtstruct(subject, nothing)
     assert [item.ROIName for item in made.StructureSetROISequence] == ["GTV-T"]
     assert "ContourSequence" not in made.ROIContourSequence[0]
-    assert seg(subject_of(UPRIGHT), nothing) is None
+    assert seg(subject, nothing) is None

@@ -13,7 +13,7 @@ FILL = """
 import resource, signal, sys
 from pathlib import Path
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.bench.store import write_atomically
+from gtvbench.bench.files.store import write_atomically
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
@@ -63,20 +63,11 @@ def test_a_folder_replaces_an_older_one(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["final"]
 
 
-def test_a_second_run_on_one_folder_is_refused(tmp_path: Path) -> None:
-    first = Store(tmp_path / "run")
-    first.open("s")
-    with pytest.raises(StoreError, match="another run is working"):
-        Store(tmp_path / "run").open("s", patience_s=0.2)
-    first.close()
-    again = Store(tmp_path / "run")
-    again.open("s")
-    again.close()
-
-
-def test_the_folder_stays_locked_while_a_worker_lives(tmp_path: Path) -> None:
+def test_a_second_run_on_one_folder_is_refused_while_the_first_or_its_worker_lives(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     lock = store.open("s")
+    with pytest.raises(StoreError, match="another run is working"):
+        Store(tmp_path / "run").open("s", patience_s=0.2)
     worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock])
     store.close()  # as if the parent had been killed
     with pytest.raises(StoreError, match="another run is working"):
@@ -87,26 +78,19 @@ def test_the_folder_stays_locked_while_a_worker_lives(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_run_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_study_of_other_files_or_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "run")
     store.open("one")
     store.close()
     with pytest.raises(StoreError, match="belongs to study 'one'"):
         Store(tmp_path / "run").open("two")
-
-
-def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.docx").write_text("precious")
     with pytest.raises(StoreError, match="not a run folder"):
         Store(tmp_path).open("s")
     assert (tmp_path / "thesis.docx").read_text() == "precious"
-
-
-def test_a_folder_that_cannot_be_made_is_refused_with_its_name(tmp_path: Path) -> None:
     # A file in the way fails for every user; permission bits do not stop root.
-    (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="run folder cannot be written"):
-        Store(tmp_path / "file" / "run").open("s")
+        Store(tmp_path / "thesis.docx" / "run").open("s")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -18,9 +18,10 @@ from gtvbench.bench.files.progress import Display
 from gtvbench.bench.files.store import Store
 from gtvbench.bench.pictures.checkerboards import checkerboard, kept_before, planes_through
 from gtvbench.bench.pictures.faces import hidden_voxels
-from gtvbench.bench.prepare.cases import Prepared, load_prepared, publish_case
+from gtvbench.bench.prepare.cases import Prepared, load_prepared, prepare_key, publish_case
 from gtvbench.bench.prepare.check import check_study
 from gtvbench.bench.run.picture_steps import PictureSteps
+from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import Study
 from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
 from gtvbench.datasets.registration import register as registration
@@ -108,7 +109,7 @@ def test_surfaces_of_both_images_are_hidden_in_every_panel(store: Store) -> None
     assert left - start[0] >= 11 and start[1] - right >= 22
 
 
-def test_steps_make_the_pictures_once_and_tell_what_cannot_be_made(store: Store) -> None:
+def test_pictures_are_made_once_told_where_they_fail_and_gone_where_nothing_is_registered(store: Store) -> None:
     prepared, failed = publish(store), []
     steps = PictureSteps(store, GTV, lambda *what: failed.append(what), hide_faces=True)
     steps.of_registrations(prepared)
@@ -124,17 +125,13 @@ def test_steps_make_the_pictures_once_and_tell_what_cannot_be_made(store: Store)
     steps.of_registrations(prepared)
     assert [row[3] for row in failed] == ["no_pictures"]
     assert not path.exists()
-
-
-def test_what_is_no_longer_registered_leaves_no_picture(store: Store) -> None:
-    steps = PictureSteps(store, GTV, lambda *what: pytest.fail(str(what)))
     steps.of_registrations(publish(store))
-    assert store.checkerboard("P", "T1w").exists() and store.before_registration("P", "T1w").exists()
+    assert path.exists()
     publish_case(store, "another", replace(case_of(), registrations={}), ("CT", "T1w"), GTV)
     prepared = load_prepared(store, "another", "P")
     assert prepared is not None
     steps.of_registrations(prepared)
-    assert not store.checkerboard("P", "T1w").exists() and not store.before_registration("P", "T1w").exists()
+    assert not path.exists() and not store.before_registration("P", "T1w").exists()
 
 
 def test_methods_see_nothing_that_runs_through_the_target(store: Store) -> None:
@@ -149,39 +146,41 @@ def test_an_image_that_lay_elsewhere_is_absent_before(tmp_path: Path) -> None:
     assert (kept["axial"] == 0).all() and kept["hidden axial"].all()
 
 
+def keys(study: Study, base: Path) -> list[str]:
+    cohort = open_cohort(study, base)
+    return [prepare_key(entry.identity, cohort.modalities, cohort.structures) for entry in cohort.used]
+
+
 def test_a_run_registers_shows_it_on_its_page_and_does_nothing_twice(
     execute: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = PhantomOptions(patients=2, shape=(20, 48, 48), spacing=(5.0, 4.0, 4.0))
+    options = PhantomOptions(patients=1, shape=(20, 48, 48), spacing=(5.0, 4.0, 4.0))
     source = Phantom(options, Path(), structures_from({"GTV-T": 1, "GTV-N": 2}), 0)
-    for entry in source.entries():
-        case = source.read(entry)
-        off = replace(case.grid, origin=tuple(v + d for v, d in zip(case.grid.origin, (9.0, -7.0, 6.0), strict=True)))
-        write_volume(case.images["CT"], case.grid, tmp_path / "data" / case.name / "CT.nii.gz")
-        write_volume(case.images["T1w"], off, tmp_path / "data" / case.name / "T1w.nii.gz")
-        write_volume(case.label, case.grid, tmp_path / "data" / case.name / "mask.nii.gz")
+    case = source.read(source.entries()[0])
+    off = replace(case.grid, origin=tuple(v + d for v, d in zip(case.grid.origin, (9.0, -7.0, 6.0), strict=True)))
+    write_volume(case.images["CT"], case.grid, tmp_path / "data" / "P" / "CT.nii.gz")
+    write_volume(case.images["T1w"], off, tmp_path / "data" / "P" / "T1w.nii.gz")
+    write_volume(case.label, case.grid, tmp_path / "data" / "P" / "mask.nii.gz")
+    registered = {"modalities": ["T1w"], "method": "rigid"}
     dataset = {
         "source": "folders", "path": "data", "images": {"CT": "CT.nii.gz", "T1w": "T1w.nii.gz"},
-        "masks": [{"file": "mask.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
-        "registration": {"modalities": ["T1w"], "method": "rigid"},
+        "masks": [{"file": "mask.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}], "registration": registered,
     }  # fmt: skip
-    split = {"counts": {"train": 0, "validation": 0, "test": 2}}
+    changes: dict[str, Any] = {"dataset": dataset, "split": {"counts": {"test": 1}}}
+    study = Study.model_validate({"study": "s", "structures": {"GTV-T": 1, "GTV-N": 2}} | changes)
     with monkeypatch.context() as patch:
         patch.setattr(registration, "rigid_by_structure", lambda *_: pytest.fail("'bench check' does not register"))
-        study = {"study": "s", "structures": {"GTV-T": 1, "GTV-N": 2}, "dataset": dataset, "split": split}
-        checked = check_study(Study.model_validate(study), tmp_path, Display("quiet"))
+        checked = check_study(study, tmp_path, Display("quiet"))
     assert [finding for finding in checked.findings if finding.level == "error"] == []
-    outcome, run = execute(["box-fill"], page=True, dataset=dataset, split=split)
+    outcome, run = execute(["box-fill"], page=True, **changes)
     assert outcome.exit_code == 0
-    for case_name in run.cohort.cases("test"):
-        assert run.store.checkerboard(case_name, "T1w").is_file()
-        facts = json.loads((run.store.case_folder(case_name) / "case.json").read_text())["registration"]["T1w"]
-        assert facts["status"] == "registered" and facts["displacement_mm"]["mean"] == pytest.approx(12.9, abs=1.5)
+    assert run.store.checkerboard("P", "T1w").is_file()
+    facts = json.loads((run.store.case_folder("P") / "case.json").read_text())["registration"]["T1w"]
+    assert facts["status"] == "registered" and facts["displacement_mm"]["mean"] == pytest.approx(12.9, abs=1.5)
     page = outcome.report.read_text()
-    assert "Pictures of the registration (2)" in page
+    assert "Pictures of the registration (1)" in page
     assert "The surface of the body is hidden." in page  # the folders source does not know that they are phantoms
-    again, _ = execute(["box-fill"], page=True, dataset=dataset, split=split)
+    again, _ = execute(["box-fill"], **changes)
     assert set(again.computed.values()) == {0}
-    stiffer = dataset | {"registration": {"modalities": ["T1w"], "method": "rigid", "seed": 1}}
-    changed, _ = execute(["box-fill"], dataset=stiffer, split=split)
-    assert changed.computed["prepare"] == 2
+    reseeded = study.model_copy(update={"dataset": dataset | {"registration": registered | {"seed": 1}}})
+    assert set(keys(study, tmp_path)).isdisjoint(keys(reseeded, tmp_path))

@@ -5,7 +5,6 @@ import gzip
 import io
 import json
 import re
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,13 +16,16 @@ import pandas as pd
 import pytest
 import yaml
 from dicom_writer import write_series
-from hypothesis import given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.errors import DataError, StoreError
+from gtvbench.bench.files import provenance
+from gtvbench.bench.privacy import terms as privacy_terms
 from gtvbench.bench.privacy.policy import Privacy, Scrubber, is_shareable, shareable_study
 from gtvbench.bench.privacy.search import Finder, search_run
 from gtvbench.bench.privacy.terms import Term, dicom_terms
@@ -57,26 +59,25 @@ def test_texts_lose_paths_and_identities_and_nothing_else(text: str, left: str |
 WORDS = st.text(st.characters(categories=("L", "N", "P", "Zs")), max_size=30)
 
 
+@fuzzed(200)
 @given(WORDS, st.sampled_from(["Smith^Ingrid", "MRN-0471199", "1.2.826.0.1.3680043.8.498.77"]), WORDS)
-@settings(max_examples=200, deadline=None)
 def test_no_term_survives_between_other_words(before: str, term: str, after: str) -> None:
     text = Scrubber([term]).text(f"{before} {term} {after}")
     assert not Finder([Term("text", term)]).find(text) or Finder([Term("text", term)]).find(f"{before} {after}")
 
 
+@fuzzed(200)
 @given(WORDS, st.lists(st.text(st.characters(categories=("L", "N")), min_size=4, max_size=9), min_size=2, max_size=4))
-@settings(max_examples=200, deadline=None)
 def test_no_absolute_path_survives_in_quotes_or_without_blanks(before: str, parts: list[str]) -> None:
     path = "/" + "/".join(parts)
     for text in (f"{before} {path}", f"{before} '{path} {parts[0]}/x'", f"{before}\n  file:   {path} {parts[1]}"):
         assert path not in Scrubber().text(text)
 
 
-def test_long_texts_are_scrubbed_in_time() -> None:
+@pytest.mark.timeout(60)
+def test_long_texts_are_scrubbed_before_anyone_gives_up() -> None:
     text = "'a/b \\" * 5_000 + "/x/y" * 5_000 + "1.2." * 5_000
-    start = time.perf_counter()
-    Scrubber([f"term{number}" for number in range(50_000)], clinical=True).text(text)
-    assert time.perf_counter() - start < 20
+    assert Scrubber([f"term{number}" for number in range(50_000)], clinical=True).text(text) != text
 
 
 def test_a_traceback_keeps_the_names_of_the_software_s_files_alone() -> None:
@@ -222,30 +223,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", SECRETS)
-@pytest.mark.parametrize("container", CONTAINERS)
-def test_every_kind_of_value_is_found_in_every_kind_of_file(folder: Path, container: str, kind: str) -> None:
-    text = SECRETS[kind].replace("^", " ")
+@pytest.mark.parametrize("kind", [*SECRETS, None])
+def test_every_kind_of_value_is_found_in_every_kind_of_file(folder: Path, kind: str | None) -> None:
+    text = SECRETS[kind].replace("^", " ") if kind else "nothing to see"
     (folder / "report").mkdir()
-    (folder / "report" / container).write_bytes(CONTAINERS[container](text))
-    leaks = search_run(folder, TERMS)
-    assert {(leak.file, leak.kind, leak.value) for leak in leaks} == {(f"report/{container}", kind, SECRETS[kind])}
-    (folder / "report" / container).write_bytes(CONTAINERS[container]("nothing to see"))
-    assert search_run(folder, TERMS) == []
+    for name, content in CONTAINERS.items():
+        (folder / "report" / name).write_bytes(content(text))
+    leaks = {(leak.file, leak.kind, leak.value) for leak in search_run(folder, TERMS)}
+    assert leaks == ({(f"report/{name}", kind, SECRETS[kind]) for name in CONTAINERS} if kind else set())
 
 
-@pytest.mark.parametrize(
-    "name", ["mrn_0471199.csv", "1.2.826.0.1.3680043.8.498.77/a.json", "x/scan-19610723.txt", "Bergstrom INGRID.json"]
-)
-def test_names_of_files_and_folders_are_searched(folder: Path, name: str) -> None:
-    (folder / name).parent.mkdir(exist_ok=True)
-    (folder / name).write_text("")
-    assert [leak.where for leak in search_run(folder, TERMS)] == ["/name"]
-
-
-def test_a_value_between_bytes_of_voxels_is_found(folder: Path) -> None:
-    (folder / "x.bin").write_bytes(b"\xff\xe9MRN-0471199\xe9\x80")
-    assert [leak.kind for leak in search_run(folder, TERMS)] == ["id"]
+def test_names_of_files_folders_archived_files_and_targets_of_links_are_searched(folder: Path) -> None:
+    names = {
+        "mrn_0471199.csv": "id", "1.2.826.0.1.3680043.8.498.77/a.json": "uid", "x/scan-19610723.txt": "date",
+        "Bergstrom INGRID.json": "name",
+    }  # fmt: skip
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("")
+    assert {(leak.kind, leak.where) for leak in search_run(folder, TERMS)} == {(k, "/name") for k in names.values()}
+    for name in names:
+        (folder / name).unlink()
+    (folder / "a.zip").write_bytes(_zip("MRN-0471199.txt", b""))
+    (folder / "link").symlink_to("/mnt/pacs/in box/1.dcm")
+    (folder / "x.bin").write_bytes(b"\xff\xe919610723\xe9\x80")  # between bytes of voxels
+    found = {(leak.file, leak.kind) for leak in search_run(folder, TERMS)}
+    assert found == {("a.zip", "id"), ("link", "path"), ("x.bin", "date")}
 
 
 @pytest.mark.parametrize(
@@ -257,54 +260,41 @@ def test_a_value_between_bytes_of_voxels_is_found(folder: Path) -> None:
         ("outer.zip", lambda: _zip("inner.zip", b"PK\x03\x04 cut")),
     ],
 )
-def test_a_search_that_cannot_look_inside_a_file_does_not_say_that_nothing_is_there(
-    folder: Path, name: str, make: Any
-) -> None:
+def test_a_search_that_cannot_look_inside_a_file_says_so(folder: Path, name: str, make: Any) -> None:
     (folder / name).write_bytes(make())
     with pytest.raises(StoreError, match="cannot be searched") as error:
         search_run(folder, ["Quistorff"])
     assert error.value.file == str(folder / name)
 
 
-def test_names_in_archives_and_targets_of_links_are_searched(folder: Path) -> None:
-    (folder / "a.zip").write_bytes(_zip("MRN-0471199.txt", b""))
-    (folder / "link").symlink_to("/mnt/pacs/in box/1.dcm")
-    assert {leak.kind for leak in search_run(folder, TERMS)} == {"id", "path"}
-
-
-@pytest.mark.parametrize("text", ["1961-07-23", "23.07.1961", "07/23/1961", "19610723101112", "10:11:12"])
-def test_dates_and_times_are_found_in_other_ways_of_writing(folder: Path, text: str) -> None:
-    (folder / "a.txt").write_text(f"on {text}")
-    assert search_run(folder, TERMS)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["0.19610723", "MRN-04711990", "1.2.826.0.1.3680043.8.498.778", "ingridients", "101112", "/mnt/pacs/in boxes"],
-)
-def test_what_only_looks_like_a_value_is_no_finding(folder: Path, text: str) -> None:
-    (folder / "a.txt").write_text(f"x {text} y")
-    assert search_run(folder, TERMS) == []
+def test_values_are_found_in_other_ways_of_writing_and_what_only_looks_like_one_is_not(folder: Path) -> None:
+    meant = ["1961-07-23", "23.07.1961", "07/23/1961", "19610723101112", "10:11:12"]
+    other = [
+        "0.19610723",
+        "MRN-04711990",
+        "1.2.826.0.1.3680043.8.498.778",
+        "ingridients",
+        "101112",
+        "/mnt/pacs/in boxes",
+    ]
+    for number, text in enumerate(meant + other):
+        (folder / f"{number}.txt").write_text(f"on {text} y")
+    assert {leak.file for leak in search_run(folder, TERMS)} == {f"{number}.txt" for number in range(len(meant))}
 
 
 def test_plain_strings_can_be_looked_for(folder: Path) -> None:
     (folder / "a.txt").write_text("Ingrid was on scanner 9 at 1.2.3")
-    assert [leak.value for leak in search_run(folder, ["scanner 9", "1.2.3", "scanner 8", "2.3.4"])] == [
-        "1.2.3",
-        "scanner 9",
-    ]
+    found = search_run(folder, ["scanner 9", "1.2.3", "scanner 8", "2.3.4"])
+    assert [leak.value for leak in found] == ["1.2.3", "scanner 9"]
 
 
-def test_what_stays_at_home_is_not_searched(folder: Path) -> None:
+def test_what_stays_at_home_is_not_searched_and_a_folder_that_is_no_run_is_refused(folder: Path) -> None:
     for name in ("cases/P/case.json", "arms/a/log.txt", "private/study.json"):
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text("MRN-0471199")
     assert search_run(folder, TERMS) == []
-
-
-def test_a_folder_that_is_no_run_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no run folder"):
-        search_run(tmp_path, TERMS)
+        search_run(folder / "cases", TERMS)
 
 
 def _tree(folder: Path) -> Path:
@@ -320,7 +310,9 @@ def _tree(folder: Path) -> Path:
     return folder
 
 
-def test_identifying_values_are_gathered_from_headers_and_names(tmp_path: Path) -> None:
+def test_identifying_values_are_gathered_from_headers_and_names_by_one_process_or_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terms = dicom_terms(_tree(tmp_path / "in"))
     assert {
         Term("name", "Smith Ingrid"), Term("name", "Ingrid Smith"), Term("name", "Smith"), Term("name", "\u5c71\u7530"),
@@ -329,18 +321,10 @@ def test_identifying_values_are_gathered_from_headers_and_names(tmp_path: Path) 
         Term("file name", "visit-ingrid"), Term("path", str((tmp_path / "in").resolve())),
     } <= terms  # fmt: skip
     assert not any(t.value.startswith("1.2.840.10008.") or t.value in ("CT thin", "CT") for t in terms)
-
-
-def test_many_files_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gtvbench.bench.files import provenance
-    from gtvbench.bench.privacy import terms as privacy_terms
-
-    tree = _tree(tmp_path / "in")
-    one = dicom_terms(tree)
     monkeypatch.setattr(privacy_terms, "_MANY", 1)
     monkeypatch.setattr(privacy_terms, "_CHUNK", 2)
     monkeypatch.setattr(provenance, "usable_cores", lambda: 2)
-    assert dicom_terms(tree) == one
+    assert dicom_terms(tmp_path / "in") == terms
 
 
 # ---- the command
@@ -355,17 +339,14 @@ def test_the_command_says_what_is_found_where_and_shows_values_only_when_asked(f
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 3 and "report.html: id (/)" in found.output and "0471199" not in found.output
     assert "'MRN-0471199'" in CliRunner().invoke(app, [*command, "--show"]).output
-
-
-def test_a_run_that_does_not_tell_its_input_is_bad_input(folder: Path) -> None:
-    result = CliRunner().invoke(app, ["privacy", str(folder)])
-    assert isinstance(result.exception, StoreError) and "--study" in (result.exception.remedy or "")
+    untold = CliRunner().invoke(app, ["privacy", str(folder)])  # what its input was
+    assert isinstance(untold.exception, StoreError) and "--study" in (untold.exception.remedy or "")
 
 
 def test_a_run_of_files_by_path_leaks_no_path(execute: Execute, tmp_path: Path) -> None:
     methods = {"theirs": {"method": "predictions", "folder": str(tmp_path / "their masks")}}
     (tmp_path / "their masks").mkdir()
-    _, run = execute(["box-fill", "theirs"], methods=methods)
+    _, run = execute(["theirs"], methods=methods)
     assert json.loads((run.folder / "failures.json").read_text()), "both predictions are missing"
     result = CliRunner().invoke(app, ["privacy", str(run.folder)])
     assert result.exit_code == 0, result.output

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.cases import SourceCase
+from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.nifti import read_volume, write_volume
 from gtvbench.bench.privacy.search import search_run
@@ -26,6 +28,7 @@ from gtvbench.datasets.phantom.source import Phantom, PhantomOptions
 
 ARMS = "box-fill,box-ellipse,litemedsam-zero-shot"
 ZERO_SHOT = "methods.litemedsam-zero-shot={image-size: 64, backend: torch, fusions: [multimodal]}"
+SHORT = ("--log", "quiet", "--no-report")
 NAMES = {1: "GTVp", 2: "GTVn"}
 FILES = {"CT": "ct", "PET": "pet", "T1w": "t1", "T2w": "t2"}
 
@@ -53,21 +56,26 @@ def tree(place: Path, phantoms: list[SourceCase]) -> dict[str, Written]:
 
 
 @pytest.fixture(scope="module")
-def dicom_run(place: Path, tree: dict[str, Written]) -> Path:
-    """Scan, check and run, without a change to the study file that the scan wrote."""
-    study = place / "study.yaml"
-    scanned = bench("scan", place / "archive", "--out", study, "--name", "clinic")
+def scanned(place: Path, tree: dict[str, Written]) -> Result:
+    return bench("scan", place / "archive", "--out", place / "study.yaml", "--name", "clinic", "--patients")
+
+
+@pytest.fixture(scope="module")
+def dicom_run(place: Path, scanned: Result) -> Path:
+    """Scan, check and run, by two readers, without a change to the study file that the scan wrote."""
     assert scanned.exit_code == 0, scanned.output
+    study = place / "study.yaml"
     checked = bench("check", study, "--set", ZERO_SHOT, "--log", "quiet")
     assert checked.exit_code == 0, checked.output
     assert "ready: 2 patients, 0 errors" in checked.output
-    ran = bench("run", study, "--methods", ARMS, "--set", ZERO_SHOT, "--out", place / "run", "--log", "quiet")
+    ran = bench("run", study, "--methods", ARMS, "--set", ZERO_SHOT, "--set", "preparation={workers: 2}",
+                "--out", place / "run", "--log", "quiet")  # fmt: skip
     assert ran.exit_code == 0, ran.output
     return place / "run"
 
 
-def test_the_scan_tells_what_is_there_and_what_becomes_of_it(place: Path, dicom_run: Path) -> None:
-    told = bench("scan", place / "archive", "--out", place / "again.yaml", "--patients").output
+def test_the_scan_tells_what_is_there_and_what_becomes_of_it(place: Path, scanned: Result) -> None:
+    told = scanned.output
     assert "2 patients, 2 studies a patient" in told
     assert "1 DICOM files cannot be read" in told
     assert "1 files are not DICOM" in told
@@ -76,7 +84,7 @@ def test_the_scan_tells_what_is_there_and_what_becomes_of_it(place: Path, dicom_
     assert "RTDOSE in 2 patients" in told
     for kind in ("RTSTRUCT", "SEG"):
         assert re.search(rf"GTVp +{kind} +1 +GTV-T", told)
-    draft = yaml.safe_load((place / "again.yaml").read_text())
+    draft = yaml.safe_load((place / "study.yaml").read_text())
     assert draft["structures"] == {"GTV-T": 1, "GTV-N": 2}
     assert draft["split"] == {"counts": {"test": 2}}
 
@@ -97,7 +105,7 @@ def test_scores_are_those_of_the_same_patients_as_nifti(
     }  # fmt: skip
     (place / "nifti.yaml").write_text(yaml.safe_dump(study))
     ran = bench("run", place / "nifti.yaml", "--methods", ARMS, "--set", ZERO_SHOT, "--out", place / "run2",
-                "--log", "quiet")  # fmt: skip
+                *SHORT)  # fmt: skip
     assert ran.exit_code == 0, ran.output
     prompts = [pd.read_parquet(run / "prompts.parquet") for run in (dicom_run, place / "run2")]
     pd.testing.assert_frame_equal(prompts[0], prompts[1])
@@ -113,20 +121,7 @@ def test_scores_are_those_of_the_same_patients_as_nifti(
     assert dsc.max() < 0.02  # CT rounded to whole HU
 
 
-def test_two_workers_prepare_the_same_bytes_as_the_run_itself(place: Path, dicom_run: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    ran = bench("run", place / "study.yaml", "--set", "preparation={workers: 2}", "--methods", "box-fill", "--out", run,
-                "--log", "quiet")  # fmt: skip
-    assert ran.exit_code == 0, ran.output
-    files = [path.relative_to(run) for name in ("cases", "references") for path in (run / name).rglob("*.npy")]
-    assert len(files) > 4
-    for file in files:
-        assert (run / file).read_bytes() == (dicom_run / file).read_bytes(), file
-
-
-def test_nothing_of_the_patients_is_in_what_may_be_shared(
-    place: Path, dicom_run: Path, tree: dict[str, Written]
-) -> None:
+def test_nothing_of_the_patients_is_in_what_is_shared(place: Path, dicom_run: Path, tree: dict[str, Written]) -> None:
     terms = dicom_terms(place / "archive") | path_terms([place / "archive"])
     kinds = {term.kind for term in terms}
     assert {"name", "id", "date", "uid", "path"} <= kinds
@@ -153,9 +148,7 @@ def files_of(archive: Path, series: str) -> list[Path]:
     return [path for _, path in sorted(found.items())]
 
 
-def test_bad_patients_are_rows_that_tell_nothing_of_them_and_the_rest_runs(
-    phantoms: list[SourceCase], tmp_path: Path
-) -> None:
+def test_bad_patients_are_rows_that_tell_nothing_and_the_rest_runs(phantoms: list[SourceCase], tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     cases = [*phantoms, *(replace(case, name=f"good {case.name}") for case in phantoms)]
     carriers = {case.name: (kind,) for case, kind in zip(cases, ("RTSTRUCT", "SEG") * 2, strict=True)}
@@ -165,7 +158,7 @@ def test_bad_patients_are_rows_that_tell_nothing_of_them_and_the_rest_runs(
     pet = files_of(archive, cut.uid("planning", "series", 5))[9]
     pet.write_bytes(pet.read_bytes()[:-500])
     assert bench("scan", archive, "--out", tmp_path / "study.yaml").exit_code == 0
-    ran = bench("run", tmp_path / "study.yaml", "--methods", "box-fill", "--out", tmp_path / "run", "--log", "quiet")
+    ran = bench("run", tmp_path / "study.yaml", "--methods", "box-fill", "--out", tmp_path / "run", *SHORT)
     assert ran.exit_code == 3, ran.output
     key = Pseudonyms.open(tmp_path / "gtvbench-private" / "pseudonyms.json")
     failures = {row["case"]: row["message"] for row in json.loads((tmp_path / "run" / "failures.json").read_text())}
@@ -178,7 +171,7 @@ def test_bad_patients_are_rows_that_tell_nothing_of_them_and_the_rest_runs(
     assert search_run(tmp_path / "run", dicom_terms(archive) | path_terms([archive])) == []
 
 
-def test_a_patient_with_contours_and_a_segmentation_is_decided_by_the_rule_that_the_message_names(
+def test_contours_and_a_segmentation_are_decided_by_a_rule_that_the_message_names(
     phantoms: list[SourceCase], tmp_path: Path
 ) -> None:
     write_tree(tmp_path / "archive", phantoms[:1], NAMES, ("RTSTRUCT", "SEG"), decoys=False)
@@ -194,54 +187,41 @@ def test_a_patient_with_contours_and_a_segmentation_is_decided_by_the_rule_that_
         decided = bench("check", study, "--set", f"dataset.structure-set={rule}", "--set", ZERO_SHOT, "--log", "quiet")
         assert "ready: 1 patients, 0 errors" in decided.output, decided.output
     ran = bench("run", study, "--set", f"dataset.structure-set={min(rules)}", "--methods", "box-fill", "--out",
-                tmp_path / "run", "--log", "quiet")  # fmt: skip
+                tmp_path / "run", *SHORT)  # fmt: skip
     assert ran.exit_code == 0, ran.output
+
+
+def exported(path: Path, kind: str, structure: str, grid: Grid) -> npt.NDArray[np.bool_]:
+    if kind == "seg":
+        both = read_segmentation(path)
+        there = structure in {segment.label for segment in both.segments}
+        return segment_mask(both, structure, grid).array > 0 if there else np.zeros(grid.shape, bool)
+    read = read_structures(path)
+    return roi_mask(read, structure, grid).array > 0 if read.roi(structure).contours else np.zeros(grid.shape, bool)
 
 
 @pytest.mark.parametrize("kind", ["rtstruct", "seg"])
 def test_exported_predictions_load_again_as_what_was_scored(
-    dicom_run: Path, tree: dict[str, Written], kind: str, tmp_path: Path
+    place: Path, dicom_run: Path, tree: dict[str, Written], kind: str, tmp_path: Path
 ) -> None:
     done = bench("export", kind, dicom_run, "--reference", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    cases = sorted(path.name for path in (dicom_run / "cases").iterdir())
-    assert len(list((tmp_path / "out").glob("*/*.dcm"))) == len(cases) * 4  # three arms and the reference
+    assert len(list((tmp_path / "out").glob("*/*.dcm"))) == len(tree) * 4  # three arms and the reference
     assert bench("export", kind, dicom_run, "--out", tmp_path / "out").exit_code != 0  # nothing is overwritten
-    for case in cases:
-        reference = np.load(dicom_run / "references" / f"{case}.npy")
-        for name in ("box-ellipse", "reference"):
+    key = Pseudonyms.open(place / "gtvbench-private" / "pseudonyms.json")
+    for written in tree.values():
+        case = key.of(written.person.identity)
+        prediction = read_volume(dicom_run / "arms" / "box-ellipse" / "predictions" / f"{case}.nii.gz")
+        labels = {"box-ellipse": prediction.array, "reference": np.load(dicom_run / "references" / f"{case}.npy")}
+        for name, label in labels.items():
             path = tmp_path / "out" / case / f"{name}.dcm"
-            prediction = dicom_run / "arms" / name / "predictions" / f"{case}.nii.gz"
-            volume = read_volume(prediction) if name != "reference" else None
-            label = reference if volume is None else volume.array
-            grid = next(
-                written.volumes["CT"].grid
-                for written in tree.values()
-                if written.volumes["CT"].grid.shape == label.shape
-            )
+            assert dcmread(path).PatientID == written.person.identity
             for structure, value in (("GTV-T", 1), ("GTV-N", 2)):
-                if kind == "rtstruct":
-                    read = read_structures(path)
-                    assert read.header.text("PatientID") in {written.person.identity for written in tree.values()}
-                    found = (
-                        roi_mask(read, structure, grid).array if read.roi(structure).contours else np.zeros(label.shape)
-                    )
-                else:
-                    both = read_segmentation(path)
-                    there = structure in {segment.label for segment in both.segments}
-                    found = segment_mask(both, structure, grid).array if there else np.zeros(label.shape)
-                np.testing.assert_array_equal(found > 0, label == value)
+                found = exported(path, kind, structure, written.volumes["CT"].grid)
+                np.testing.assert_array_equal(found, label == value)
 
 
-def test_a_run_that_was_not_made_from_dicom_says_what_to_use_instead(place: Path, tmp_path: Path) -> None:
-    small = [
-        "--set",
-        "dataset={source: phantom, patients: 1, shape: [16, 48, 48]}",
-        "--set",
-        "split={counts: {test: 1}}",
-    ]
-    ran = bench("run", *small, "--methods", "box-fill", "--out", tmp_path / "run", "--log", "quiet")
-    assert ran.exit_code == 0, ran.output
-    refused = bench("export", "rtstruct", tmp_path / "run")
+def test_a_run_that_was_not_made_from_dicom_says_what_to_use_instead(kept_run: Path) -> None:
+    refused = bench("export", "rtstruct", kept_run)
     assert refused.exit_code != 0
     assert "come from the source 'phantom'" in str(refused.exception)

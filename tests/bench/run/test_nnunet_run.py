@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,12 @@ import psutil
 import pytest
 import yaml
 
+from gtvbench.adapters.nnunet import options
 from gtvbench.bench.cli.conformance import conformance
+from gtvbench.bench.core.errors import StoreError, StudyError
 from gtvbench.bench.export.nnunet import export_nnunet
+from gtvbench.bench.study.arms import plan_arms
+from gtvbench.bench.study.file import Study
 
 STUDY: dict[str, Any] = {
     "study": "nnunet",
@@ -32,17 +35,10 @@ STUDY: dict[str, Any] = {
 
 
 def start(folder: Path, out: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-c",
-        "from gtvbench.bench.cli.main import main; main()",
-        "run",
-        str(folder / "study.yaml"),
-    ]
+    command = [sys.executable, "-c", "from gtvbench.bench.cli.main import main; main()", "run", "study.yaml"]
     command += ["--methods", "nnunet-box", "--out", str(folder / out), "--log", "quiet", "--no-report"]
-    log = (folder / "log.txt").open("ab")
-    with log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
 
 def processes_on(folder: Path) -> list[psutil.Process]:
@@ -56,30 +52,34 @@ def processes_on(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def test_killed_in_any_phase_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+#: What is seen in the arm's folder once a phase has begun.
+PHASES = {
+    "planning": "fit.work/nnunet/preprocessed/Dataset001_gtvbench",
+    "preprocessing": "fit.work/nnunet/**/planned.json",
+    "training": "fit.work/nnunet/**/checkpoint_latest.pth",
+    "prediction": "predictions/*.nii.gz",
+}
+
+
+@pytest.mark.parametrize(
+    "phases", [["training", "prediction"], pytest.param(list(PHASES), marks=pytest.mark.slow)], ids=["two", "all"]
+)
+def test_killed_in_any_phase_it_goes_on_and_ends_the_same(tmp_path: Path, phases: list[str]) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     assert start(tmp_path, "whole").wait(300) == 0, (tmp_path / "log.txt").read_text()
     run = tmp_path / "killed"
     arm = run / "arms" / "nnunet-box.multimodal"
-    nnunet = arm / "fit.work" / "nnunet"
-    phases: dict[str, Callable[[], bool]] = {
-        "planning": lambda: (nnunet / "preprocessed" / "Dataset001_gtvbench").exists(),
-        "preprocessing": lambda: bool(list(nnunet.rglob("planned.json"))),
-        "training": lambda: bool(list(nnunet.rglob("checkpoint_latest.pth"))),
-        "prediction": lambda: bool(list(arm.glob("predictions/*.nii.gz"))),
-    }
-    for number, (phase, reached) in enumerate(phases.items()):
+    for number, phase in enumerate(phases):
         process = start(tmp_path, "killed")
         deadline = time.monotonic() + 120
-        while not reached():
+        while not list(arm.glob(PHASES[phase])):
             assert process.poll() is None and time.monotonic() < deadline, f"{phase} was never seen"
             time.sleep(0.002)
         for victim in processes_on(run) if number % 2 else [psutil.Process(process.pid)]:
             victim.kill()
         process.wait(30)
-        for _ in range(100):
-            if not processes_on(run):
-                break
+        gone = time.monotonic() + 30
+        while processes_on(run) and time.monotonic() < gone:
             time.sleep(0.05)
         assert not processes_on(run), f"a process outlived the kill in {phase}"
     assert start(tmp_path, "killed").wait(300) == 0, (tmp_path / "log.txt").read_text()
@@ -95,6 +95,8 @@ def check_export(run: Path, tmp_path: Path) -> None:
     """The exported data set passes nnU-Net's own integrity check and holds what the run prepared."""
     folder = export_nnunet(run, tmp_path / "raw", 7, boxes="per-structure")
     assert folder.name == "Dataset007_Nnunet"
+    with pytest.raises(StudyError, match="the data set exists"):
+        export_nnunet(run, tmp_path / "raw", 7)
     description = json.loads((folder / "dataset.json").read_text())
     assert list(description["channel_names"].values()) == ["CT", "PET", "T1w", "T2w", "noNorm", "noNorm"]
     assert description["labels"] == {"background": 0, "GTV-T": 1, "GTV-N": 2}
@@ -113,9 +115,7 @@ def check_export(run: Path, tmp_path: Path) -> None:
     assert (folder / "imagesTr" / f"{case}_0000.nii").stat().st_ino == image.stat().st_ino, "a link, not a second copy"
 
 
-def test_an_exported_data_set_is_never_overwritten_and_needs_a_run(tmp_path: Path) -> None:
-    from gtvbench.bench.core.errors import StoreError, StudyError
-
+def test_an_export_needs_a_run_and_a_number_of_nnunets(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no run folder"):
         export_nnunet(tmp_path, tmp_path / "raw")
     with pytest.raises(StudyError, match="from 1 to 999"):
@@ -123,20 +123,12 @@ def test_an_exported_data_set_is_never_overwritten_and_needs_a_run(tmp_path: Pat
 
 
 def test_on_ct_alone_nnunet_runs_with_ct_alone(tmp_path: Path) -> None:
-    from gtvbench.bench.study.arms import plan_arms
-    from gtvbench.bench.study.file import Study
-
     study = Study.model_validate(STUDY)
     assert [arm.fusion for arm in plan_arms(study, tmp_path, ("CT",), ["nnunet"])] == ["ct-only"]
     assert [arm.fusion for arm in plan_arms(study, tmp_path, ("CT", "PET"), ["nnunet"])] == ["multimodal"]
 
 
 def test_another_version_of_nnunet_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from gtvbench.adapters.nnunet import options
-    from gtvbench.bench.core.errors import StudyError
-    from gtvbench.bench.study.arms import plan_arms
-    from gtvbench.bench.study.file import Study
-
     monkeypatch.setattr(options.importlib.metadata, "version", lambda name: "2.5.1")
     study = Study.model_validate(STUDY)
     with pytest.raises(StudyError, match=r"nnunetv2 2\.5\.1 is installed"):
@@ -149,5 +141,5 @@ def test_another_version_of_nnunet_is_told_before_any_work(monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nnunet", "nnunet-box"])
 def test_nnunet_conforms(name: str) -> None:
-    options = ["epochs=1", "iterations=2", "validation-iterations=1", "foreground-voxels=20000", "mirroring=false"]
-    assert [(r.title, r.detail) for r in conformance(name, options) if not r.passed] == []
+    settings = ["epochs=1", "iterations=2", "validation-iterations=1", "foreground-voxels=20000", "mirroring=false"]
+    assert [(r.title, r.detail) for r in conformance(name, settings) if not r.passed] == []

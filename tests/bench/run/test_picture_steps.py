@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -23,7 +24,8 @@ from gtvbench.bench.pictures.contours import box_outline, outline, slice_dsc
 from gtvbench.bench.run import picture_steps
 from gtvbench.bench.run.picture_steps import Crop
 
-Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
+Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
+Run = Any  # `finished` of conftest.py: a finished run of both reference arms, that `execute` goes on with
 Mask = npt.NDArray[np.bool_]
 
 BOTH = ["box-fill", "box-ellipse"]
@@ -50,14 +52,14 @@ def filled(path: str, shape: tuple[int, int], corner: tuple[int, int] = (0, 0)) 
     return inside
 
 
+@fuzzed(300)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
-@settings(max_examples=300, deadline=None)
 def test_filling_an_outline_gives_back_the_mask(mask: Mask) -> None:
     assert (filled(outline(mask), (mask.shape[0], mask.shape[1])) == mask).all()
 
 
+@fuzzed()
 @given(arrays(bool, (7, 9)), st.integers(-5, 90), st.integers(-5, 90))
-@settings(deadline=None)
 def test_an_outline_moves_with_its_corner(mask: Mask, y: int, x: int) -> None:
     assert (filled(outline(mask, (y, x)), (7, 9), (y, x)) == mask).all()
 
@@ -141,112 +143,47 @@ def test_a_failed_prediction_is_recorded_by_its_status_alone() -> None:
 # ---- as steps of a run
 
 
-def members(run: Any, case: str) -> dict[str, bytes]:
-    with zipfile.ZipFile(run.store.pictures(case)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def test_a_run_leaves_pictures_of_every_test_case_and_contours_of_every_arm(execute: Execute) -> None:
-    _, run = execute(BOTH)
-    assert run.pictures.computed == 2 + 2 * 2
-    case = run.cohort.cases("test")[0]
-    files = members(run, case)
+def test_a_run_leaves_pictures_and_contours_without_a_path_or_a_date(finished: Run, kept_run: Path) -> None:
+    case = finished.cohort.cases("test")[0]
+    with zipfile.ZipFile(finished.store.pictures(case)) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        files = {name: archive.read(name) for name in archive.namelist()}
     record = json.loads(files["record.json"])
     first, stop = record["crop"][0]
     assert set(files) == {"record.json"} | {f"{m}/{z}.webp" for m in record["modalities"] for z in range(first, stop)}
-    reference, crop = np.load(run.store.reference(case)), Crop.from_list(record["crop"])
-    drawn = json.loads(run.store.contours("box-fill", case).read_text())
+    reference, crop = np.load(finished.store.reference(case)), Crop.from_list(record["crop"])
+    text = finished.store.contours("box-fill", case).read_text()
+    drawn = json.loads(text)
     for z in range(first, stop):
         path = record["reference"]["GTV-T"].get(str(z), "")
         assert (filled(path, reference.shape[1:], (-crop.y[0], -crop.x[0])) == (reference[z] == 1)).all()
         # The mask of box-fill is the box.
         assert drawn["structures"]["GTV-T"]["dsc"][z] is None or record["prompts"]["GTV-T"][str(z)]
     assert record["voxels"]["GTV-T"] == [int((plane == 1).sum()) for plane in reference]
+    text += files["record.json"].decode()
+    assert str(kept_run.parent) not in text and "/" not in text and ":\\" not in text
 
 
-def test_the_assets_hold_no_path_and_no_date(execute: Execute, tmp_path: Path) -> None:
-    _, run = execute(["box-fill"])
-    for case in run.cohort.cases("test"):
-        with zipfile.ZipFile(run.store.pictures(case)) as archive:
-            assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-            text = archive.read("record.json").decode() + run.store.contours("box-fill", case).read_text()
-        assert str(tmp_path) not in text and "/" not in text and ":\\" not in text
-
-
-def test_the_same_case_gives_the_same_bytes(execute: Execute) -> None:
-    _, one = execute(["box-fill"], "one")
-    _, two = execute(["box-fill"], "two")
-    for case in one.cohort.cases("test"):
-        assert one.store.pictures(case).read_bytes() == two.store.pictures(case).read_bytes()
-        assert one.store.contours("box-fill", case).read_text() == two.store.contours("box-fill", case).read_text()
-
-
-def test_an_older_run_folder_gets_pictures_without_being_scored_again(execute: Execute) -> None:
-    _, run = execute(BOTH)
-    before = pd.read_parquet(run.folder / "scores.parquet")
+def test_an_older_run_gets_pictures_without_being_scored_again_unless_told_not_to(
+    finished: Run, execute: Execute
+) -> None:
+    before = pd.read_parquet(finished.folder / "scores.parquet")
     for name in ("pictures", "steps/pictures", "steps/contours", "arms/box-fill/contours"):
-        shutil.rmtree(run.folder / name)
+        shutil.rmtree(finished.folder / name)
+    outcome, run = execute(BOTH, report={"pictures": False})
+    assert outcome.computed["pictures"] == 0 and not (run.folder / "pictures").exists()
     outcome, run = execute(BOTH)
     assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 0, "score": 0, "pictures": 6, "report": 0}
     pd.testing.assert_frame_equal(pd.read_parquet(run.folder / "scores.parquet"), before)
     assert run.store.pictures(run.cohort.cases("test")[0]).is_file()
 
 
-def test_only_what_is_missing_is_made_again(execute: Execute) -> None:
-    _, run = execute(BOTH)
-    case = run.cohort.cases("test")[0]
-    run.store.contours("box-fill", case).unlink()
-    outcome, _ = execute(BOTH)
-    assert outcome.computed["pictures"] == 1 and outcome.computed["score"] == 0
-
-
-def test_other_prompts_change_pictures_and_report(execute: Execute) -> None:
-    _, run = execute(["box-fill"], page=True)
-    case = run.cohort.cases("test")[0]
-    before = json.loads(members(run, case)["record.json"])["prompts"]
-    outcome, run = execute(["box-fill"], page=True, prompts={"policy": "tight"})
-    assert outcome.computed["pictures"] == 4 and outcome.computed["report"] == 1
-    assert json.loads(members(run, case)["record.json"])["prompts"] != before
-
-
-def test_a_failed_case_has_contours_that_say_so_and_a_success_replaces_them(execute: Execute, tmp_path: Path) -> None:
-    from gtvbench.bench.files import nifti
-
-    methods = {"theirs": {"method": "predictions", "folder": "masks"}}
-    _, run = execute(["box-fill"])
-    cases = run.cohort.cases("test")
-
-    def write(case: str) -> None:
-        grid = Grid.from_dict(run.prepared[case].meta["grid"])
-        nifti.write_volume(np.load(run.store.reference(case)), grid, tmp_path / "masks" / f"{case}.nii.gz")
-
-    (tmp_path / "masks").mkdir()
-    write(cases[0])
-    _, run = execute(["theirs"], methods=methods)
-    lost = json.loads(run.store.contours("theirs", cases[1]).read_text())
-    assert lost["status"] == "crashed" and lost["structures"] == {}
-    write(cases[1])
-    outcome, run = execute(["theirs"], methods=methods)
-    found = json.loads(run.store.contours("theirs", cases[1]).read_text())
-    assert found["status"] is None and set(found["structures"]["GTV-T"]["dsc"]) <= {None, 1.0}
-    assert outcome.computed["pictures"] == 1
-
-
-def test_pictures_can_be_turned_off(execute: Execute) -> None:
-    outcome, run = execute(["box-fill"], report={"pictures": False})
-    assert outcome.computed["pictures"] == 0 and outcome.exit_code == 0
-    assert not (run.folder / "pictures").exists()
-
-
-def test_a_picture_that_cannot_be_made_costs_no_score_and_is_told(
-    execute: Execute, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, run = execute(["box-fill"])
-    case = run.cohort.cases("test")[0]
+def test_a_picture_that_cannot_be_made_costs_no_score_and_is_told(finished: Run, execute: Execute) -> None:
+    case = finished.cohort.cases("test")[0]
     # A damaged file: what lies there is not an array.
-    path = run.folder / "cases" / case / "CT.uint8.npy"
+    path = finished.folder / "cases" / case / "CT.uint8.npy"
     path.write_bytes(b"\0" * path.stat().st_size)
-    shutil.rmtree(run.folder / "steps" / "pictures")
+    shutil.rmtree(finished.folder / "steps" / "pictures")
     outcome, run = execute(["box-fill"])
     assert outcome.exit_code == 0
     (failure,) = json.loads((run.folder / "failures.json").read_text())
@@ -255,9 +192,8 @@ def test_a_picture_that_cannot_be_made_costs_no_score_and_is_told(
     assert set(pd.read_parquet(run.folder / "scores.parquet")["status"]) == {"ok"}
 
 
-def test_a_folder_that_cannot_be_written_stops_the_run(execute: Execute) -> None:
-    _, run = execute(["box-fill"])
-    shutil.rmtree(run.folder / "pictures")
-    (run.folder / "pictures").write_text("in the way")
+def test_a_folder_that_cannot_be_written_stops_the_run(finished: Run, execute: Execute) -> None:
+    shutil.rmtree(finished.folder / "pictures")
+    (finished.folder / "pictures").write_text("in the way")
     with pytest.raises(StoreError, match="cannot be written"):
         execute(["box-fill"])

@@ -11,7 +11,8 @@ from gtvbench.bench.core.errors import DigestError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files import nifti
 
-Execute = Any  # the fixture of conftest.py: execute(methods, folder, base, **changes) -> (outcome, run)
+Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
+Run = Any  # `finished` of conftest.py: a finished run of both reference arms, that `execute` goes on with
 
 BOTH = ["box-fill", "box-ellipse"]
 
@@ -26,50 +27,45 @@ def mean_dsc(run: Path, arm: str) -> float:
     return float(table.loc[chosen, "value"].mean())
 
 
-def test_a_run_leaves_every_table_and_scores_every_test_case(execute: Execute) -> None:
-    outcome, run = execute(BOTH, page=True)
-    assert outcome.exit_code == 0
-    table = scores(run.folder)
+def test_a_run_leaves_every_table_and_scores_every_test_case(finished: Run) -> None:
+    table = scores(finished.folder)
     assert set(table["arm"]) == set(BOTH)
-    assert set(table["case"]) == set(run.cohort.cases("test")) and len(set(table["case"])) == 2
+    assert set(table["case"]) == set(finished.cohort.cases("test")) and len(set(table["case"])) == 2
     assert len(table) == 2 * 2 * 2 * 2 * 8  # arms, cases, structures, scopes, metrics
     for name in ("study.yaml", "provenance.json", "arms.json", "failures.json", "split.json", "prompts.parquet"):
-        assert (run.folder / name).stat().st_size > 0
+        assert (finished.folder / name).stat().st_size > 0
+    assert 0.2 < mean_dsc(finished.folder, "box-fill") < mean_dsc(finished.folder, "box-ellipse") < 0.95
+    for case in finished.cohort.cases("test"):  # what a method may read does not lead to the reference
+        names = [path.name for path in finished.store.case_folder(case).iterdir()]
+        assert not [name for name in names if "label" in name or "reference" in name or "mask" in name]
+        assert "reference" not in (finished.store.case_folder(case) / "case.json").read_text()
+
+
+def test_only_what_a_change_touches_is_computed_again(finished: Run, execute: Execute) -> None:
+    nothing = {"prepare": 0, "fit": 0, "predict": 0, "score": 0, "pictures": 0, "report": 0}
+    outcome, _ = execute(BOTH, page=True)
+    assert outcome.exit_code == 0 and outcome.computed == nothing | {"report": 1}
     assert outcome.report.read_text().startswith("<!")
-    assert 0.2 < mean_dsc(run.folder, "box-fill") < mean_dsc(run.folder, "box-ellipse") < 0.95
-
-
-def test_a_finished_run_computes_nothing_again(execute: Execute) -> None:
-    execute(BOTH, page=True)
     outcome, run = execute(BOTH, page=True)
-    assert set(outcome.computed.values()) == {0}
-    assert len(scores(run.folder)) == 2 * 2 * 2 * 2 * 8
-
-
-def test_only_what_a_change_touches_is_computed_again(execute: Execute) -> None:
-    execute(BOTH, page=True)
+    assert outcome.computed == nothing and len(scores(run.folder)) == 2 * 2 * 2 * 2 * 8
     outcome, _ = execute(BOTH, page=True, scoring={"nsd-tolerance-mm": 3.0})
-    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 0, "score": 4, "pictures": 0, "report": 1}
-    outcome, _ = execute(BOTH, page=True, scoring={"nsd-tolerance-mm": 3.0}, prompts={"policy": "tight"})
-    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 4, "score": 4, "pictures": 6, "report": 1}
+    assert outcome.computed == nothing | {"score": 4, "report": 1}
+    outcome, _ = execute(BOTH, scoring={"nsd-tolerance-mm": 3.0}, prompts={"policy": "tight"})
+    assert outcome.computed == nothing | {"predict": 4, "score": 4, "pictures": 6}
 
 
-def test_a_prediction_that_was_tampered_with_is_not_scored(execute: Execute) -> None:
-    _, run = execute(["box-fill"])
-    case = run.cohort.cases("test")[0]
-    path = run.store.prediction("box-fill", case)
-    other = run.store.prediction("box-fill", run.cohort.cases("test")[1])
-    data = other.read_bytes()
+def test_a_prediction_that_was_tampered_with_is_not_scored(finished: Run, execute: Execute) -> None:
+    case, other = finished.cohort.cases("test")
+    path = finished.store.prediction("box-fill", case)
+    data = finished.store.prediction("box-fill", other).read_bytes()
     path.write_bytes(data[: path.stat().st_size].ljust(path.stat().st_size, b"\0"))
-    (run.folder / "steps" / "score" / "box-fill" / f"{case}.json").unlink()
+    (finished.folder / "steps" / "score" / "box-fill" / f"{case}.json").unlink()
     with pytest.raises(DigestError, match=case):
         execute(["box-fill"])
 
 
-def test_a_record_of_other_prompts_is_not_scored(execute: Execute) -> None:
-    _, run = execute(["box-fill"])
-    case = run.cohort.cases("test")[0]
-    path = run.folder / "steps" / "predict" / "box-fill" / f"{case}.json"
+def test_a_record_of_other_prompts_is_not_scored(finished: Run, execute: Execute) -> None:
+    path = finished.folder / "steps" / "predict" / "box-fill" / f"{finished.cohort.cases('test')[0]}.json"
     record = json.loads(path.read_text())
     record["digests"]["prompts"] = "0" * 64
     path.write_text(json.dumps(record))
@@ -77,84 +73,49 @@ def test_a_record_of_other_prompts_is_not_scored(execute: Execute) -> None:
         execute(["box-fill"])
 
 
-def test_one_method_under_two_names_scores_identically(execute: Execute) -> None:
-    _, run = execute(["a", "b"], methods={"a": {"method": "box-ellipse"}, "b": {"method": "box-ellipse"}})
-    table = scores(run.folder).drop(columns="method")
-    a, b = (table[table["arm"] == arm].drop(columns="arm").reset_index(drop=True) for arm in ("a", "b"))
-    pd.testing.assert_frame_equal(a, b)
+def test_what_is_missing_or_not_whole_is_made_again(finished: Run, execute: Execute) -> None:
+    before = scores(finished.folder)
+    first, second = finished.cohort.cases("test")
+    path = finished.store.prediction("box-fill", first)
+    path.write_bytes(path.read_bytes()[:100])
+    finished.store.contours("box-ellipse", first).unlink()
+    shutil.rmtree(finished.store.case_folder(second))
+    outcome, run = execute(BOTH)
+    assert outcome.computed == {"prepare": 1, "fit": 0, "predict": 1, "score": 0, "pictures": 1, "report": 0}
+    pd.testing.assert_frame_equal(scores(run.folder), before)
 
 
-def test_predictions_lie_on_the_grid_of_the_reference_file(execute: Execute) -> None:
-    _, run = execute(["box-fill"])
-    for case in run.cohort.cases("test"):
-        volume = nifti.read_volume(run.store.prediction("box-fill", case))
-        assert volume.grid.differences(Grid.from_dict(run.prepared[case].meta["original"])) == []
-
-
-def masks(run: Any, folder: Path, skip: str | None = None) -> None:
-    """Write the references as if they were masks made elsewhere."""
-    for case in run.cohort.cases("test"):
-        if case != skip:
-            grid = Grid.from_dict(run.prepared[case].meta["grid"])
-            nifti.write_volume(np.load(run.store.reference(case)), grid, folder / f"{case}.nii.gz")
-
-
-def test_masks_made_elsewhere_take_part(execute: Execute, tmp_path: Path) -> None:
-    _, run = execute(["box-fill"])
-    masks(run, tmp_path / "masks")
+def test_masks_made_elsewhere_take_part_and_failed_ones_are_tried_again(
+    finished: Run, execute: Execute, tmp_path: Path
+) -> None:
+    missing, shifted = finished.cohort.cases("test")
     methods = {"theirs": {"method": "predictions", "folder": "masks"}}
-    outcome, run = execute(["box-fill", "theirs"], methods=methods)
-    assert outcome.exit_code == 0
-    assert mean_dsc(run.folder, "theirs") == 1.0
-    again, _ = execute(["box-fill", "theirs"], methods=methods)
-    assert set(again.computed.values()) == {0}
 
+    def write(case: str, origin: tuple[float, float, float] | None = None) -> None:
+        grid = Grid.from_dict(finished.prepared[case].meta["grid"])
+        grid = Grid(grid.shape, grid.spacing, origin or grid.origin, grid.direction)
+        nifti.write_volume(np.load(finished.store.reference(case)), grid, tmp_path / "masks" / f"{case}.nii.gz")
 
-def test_a_failed_case_is_a_row_is_tried_again_and_costs_nothing_else(execute: Execute, tmp_path: Path) -> None:
-    _, run = execute(["box-fill"])
-    missing = run.cohort.cases("test")[0]
-    masks(run, tmp_path / "masks", skip=missing)
-    methods = {"theirs": {"method": "predictions", "folder": "masks"}}
+    write(shifted, (5.0, 5.0, 5.0))
     outcome, run = execute(["box-fill", "theirs"], methods=methods)
     assert outcome.exit_code == 3
     table = scores(run.folder)
-    rows = table[(table["arm"] == "theirs") & (table["case"] == missing) & (table["metric"] == "dsc")]
+    rows = table[(table["arm"] == "theirs") & (table["metric"] == "dsc")]
     assert set(rows["status"]) == {"crashed"} and set(rows["value"].dropna()) == {0.0}
-    (failure,) = json.loads((run.folder / "failures.json").read_text())
-    assert failure["case"] == missing and "image file not found" in failure["message"]
-    masks(run, tmp_path / "masks")
+    failures = {row["case"]: row["message"] for row in json.loads((run.folder / "failures.json").read_text())}
+    assert failures.keys() == {missing, shifted}
+    assert "image file not found" in failures[missing] and "origin differs" in failures[shifted]
+    lost = json.loads(run.store.contours("theirs", missing).read_text())
+    assert lost["status"] == "crashed" and lost["structures"] == {}
+
+    write(missing)
+    write(shifted)
     outcome, run = execute(["box-fill", "theirs"], methods=methods)
-    assert outcome.exit_code == 0 and outcome.computed["predict"] == 1
+    assert outcome.exit_code == 0
+    assert outcome.computed == {"prepare": 0, "fit": 0, "predict": 2, "score": 2, "pictures": 2, "report": 0}
     assert json.loads((run.folder / "failures.json").read_text()) == []
-
-
-def test_a_mask_on_another_grid_is_a_failed_row_that_says_so(execute: Execute, tmp_path: Path) -> None:
-    _, run = execute(["box-fill"])
-    masks(run, tmp_path / "masks")
-    case = run.cohort.cases("test")[0]
-    path = tmp_path / "masks" / f"{case}.nii.gz"
-    volume = nifti.read_volume(path)
-    shifted = Grid(volume.grid.shape, volume.grid.spacing, (5.0, 5.0, 5.0), volume.grid.direction)
-    nifti.write_volume(volume.array, shifted, path)
-    outcome, run = execute(["theirs"], methods={"theirs": {"method": "predictions", "folder": "masks"}})
-    assert outcome.exit_code == 3
-    assert "origin differs" in json.loads((run.folder / "failures.json").read_text())[0]["message"]
-
-
-def test_images_do_not_lead_to_the_reference(execute: Execute) -> None:
-    _, run = execute(["box-fill"])
-    for case in run.cohort.cases("test"):
-        names = sorted(path.name for path in run.store.case_folder(case).iterdir())
-        assert not [name for name in names if "label" in name or "reference" in name or "mask" in name]
-        assert "reference" not in json.dumps(json.loads((run.store.case_folder(case) / "case.json").read_text()))
-
-
-def test_an_unwhole_prediction_is_made_again(execute: Execute) -> None:
-    _, run = execute(["box-fill"])
-    before = scores(run.folder)
-    path = run.store.prediction("box-fill", run.cohort.cases("test")[0])
-    path.write_bytes(path.read_bytes()[:100])
-    shutil.rmtree(run.folder / "cases" / run.cohort.cases("test")[1])
-    outcome, run = execute(["box-fill"])
-    assert outcome.computed == {"prepare": 1, "fit": 0, "predict": 1, "score": 0, "pictures": 0, "report": 0}
-    pd.testing.assert_frame_equal(scores(run.folder), before)
+    assert mean_dsc(run.folder, "theirs") == 1.0
+    found = json.loads(run.store.contours("theirs", missing).read_text())
+    assert found["status"] is None and set(found["structures"]["GTV-T"]["dsc"]) <= {None, 1.0}
+    again, _ = execute(["box-fill", "theirs"], methods=methods)
+    assert set(again.computed.values()) == {0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.core.scores import METRICS, OVERLAP_METRICS, VOLUME_METRICS
+from gtvbench.bench.core.scores import METRICS, UNUSABLE
 from gtvbench.bench.core.structures import Structure, structures_from
 from gtvbench.bench.score import cases as scoring
 from gtvbench.bench.score import metrics
@@ -60,120 +59,70 @@ def status_of(frame: pd.DataFrame, structure: str = "GTV-T", scope: str = "volum
 
 # ---- statuses
 
+NAN, INF = math.nan, math.inf
+#: Values and raw values in the order of METRICS: DSC, HD95, NSD, ASSD, volume, reference, difference, TP.
+MISSED = (0.0, DIAGONAL, 0.0, DIAGONAL, 0.0, 0.36, -0.36, 0.0)
+UNSEEN = (NAN, NAN, NAN, NAN, NAN, 0.36, NAN, NAN)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "asked", "status", "values", "raw"),
+    [
+        (empty(), block(), None, "pred_empty", MISSED, (0.0, INF, 0.0, NAN, *MISSED[4:])),
+        (None, block(), None, "missing_output", MISSED, UNSEEN),
+        *[(None, block(), status, status, MISSED, UNSEEN) for status in UNUSABLE],
+        (np.ones((10, 20, 31), np.uint8), block(), None, "geometry_mismatch", MISSED, UNSEEN),
+        (block(), empty(), None, "ref_empty_fp", (*[NAN] * 4, 0.36, 0.0, 0.36, 0.0),
+         (0.0, INF, 0.0, NAN, 0.36, 0.0, 0.36, 0.0)),
+        (empty(), empty(), None, "both_empty", (*[NAN] * 4, 0.0, 0.0, 0.0, 0.0),
+         (NAN, INF, NAN, NAN, 0.0, 0.0, 0.0, 0.0)),
+        (None, empty(), "crashed", "crashed", (*[NAN] * 5, 0.0, NAN, NAN), (*[NAN] * 5, 0.0, NAN, NAN)),
+    ],
+)  # fmt: skip
+def test_what_is_missed_has_the_grids_diagonal_and_what_is_absent_has_no_dsc(
+    prediction: Label | None, reference: Label, asked: str | None, status: str, values: Any, raw: Any
+) -> None:
+    frame = score(prediction, reference, status=asked)
+    assert status_of(frame) == status
+    for column, wanted in (("value", values), ("raw", raw)):
+        found = numbers(frame, column)
+        assert list(found) == list(METRICS)
+        assert list(found.values()) == pytest.approx(list(wanted), nan_ok=True)
+
 
 def test_a_usable_pair_is_ok_and_scored_as_measured() -> None:
     frame = score(block(shift=1), block())
-    assert status_of(frame) == "ok"
-    assert numbers(frame, "value") == numbers(frame, "raw")
     found = numbers(frame, "value")
-    assert found["dsc"] == pytest.approx(0.8)
-    assert found["tp_mm3"] == pytest.approx(288)
-    assert (found["volume_ml"], found["reference_volume_ml"]) == pytest.approx((0.36, 0.36))
-    assert found["volume_difference_ml"] == 0.0
-    assert 0 < found["assd_mm"] < found["hd95_mm"] == 1.0
-    assert list(found) == list(METRICS)
+    assert status_of(frame) == "ok" and found == numbers(frame, "raw")
+    assert 0 < found.pop("assd_mm") < found["hd95_mm"]
+    assert 0 < found.pop("nsd") <= 1
+    assert list(found.values()) == pytest.approx([0.8, 1.0, 0.36, 0.36, 0.0, 288])
 
 
-def test_an_empty_prediction_is_penalised_with_the_diagonal_of_the_grid() -> None:
-    frame = score(empty(), block())
-    assert status_of(frame) == "pred_empty"
-    assert numbers(frame, "value") == pytest.approx(
-        {
-            "dsc": 0.0, "hd95_mm": DIAGONAL, "nsd": 0.0, "assd_mm": DIAGONAL, "volume_ml": 0.0,
-            "reference_volume_ml": 0.36, "volume_difference_ml": -0.36, "tp_mm3": 0.0,
-        }
-    )  # fmt: skip
-    raw = numbers(frame, "raw")
-    assert (raw["dsc"], raw["nsd"], raw["hd95_mm"]) == (0.0, 0.0, math.inf)
-    assert math.isnan(raw["assd_mm"])
-
-
-@pytest.mark.parametrize("status", ["missing_output", "crashed", "timeout", "geometry_mismatch"])
-def test_a_case_without_a_usable_mask_is_scored_from_its_reference(status: str) -> None:
-    frame = score(None, block(), status=status)
-    assert status_of(frame) == status
-    assert numbers(frame, "value") == numbers(score(empty(), block()), "value")
-    raw = numbers(frame, "raw")
-    assert raw.pop("reference_volume_ml") == pytest.approx(0.36)
-    assert all(math.isnan(value) for value in raw.values())
-
-
-def test_without_a_reason_the_output_is_missing() -> None:
-    assert status_of(score(None, block())) == "missing_output"
-
-
-def test_a_false_positive_has_a_volume_and_no_dsc() -> None:
-    frame = score(block(), empty())
-    assert status_of(frame) == "ref_empty_fp"
-    value, raw = numbers(frame, "value"), numbers(frame, "raw")
-    assert all(math.isnan(value[metric]) for metric in OVERLAP_METRICS)
-    assert (value["volume_ml"], value["reference_volume_ml"], value["volume_difference_ml"]) == (0.36, 0.0, 0.36)
-    assert (raw["dsc"], raw["hd95_mm"], raw["nsd"]) == (0.0, math.inf, 0.0)
-
-
-def test_two_empty_masks_are_a_true_negative_and_not_a_score() -> None:
-    frame = score(empty(), empty())
-    assert status_of(frame) == "both_empty"
-    value, raw = numbers(frame, "value"), numbers(frame, "raw")
-    assert all(math.isnan(value[metric]) for metric in OVERLAP_METRICS)
-    assert {value[metric] for metric in VOLUME_METRICS} == {0.0}
-    assert math.isnan(raw["dsc"])
-    assert raw["hd95_mm"] == math.inf
-
-
-def test_a_crash_on_a_case_without_the_structure_is_neither_a_score_nor_a_true_negative() -> None:
-    frame = score(None, empty(), status="crashed")
-    assert status_of(frame) == "crashed"
-    value = numbers(frame, "value")
-    assert value.pop("reference_volume_ml") == 0.0
-    assert all(math.isnan(number) for number in value.values())
-
-
-def test_a_prediction_of_another_shape_is_a_geometry_mismatch() -> None:
-    frame = score(np.ones((10, 20, 31), np.uint8), block())
-    assert status_of(frame) == "geometry_mismatch"
-    assert numbers(frame, "value")["hd95_mm"] == pytest.approx(DIAGONAL)
-
-
-def test_a_status_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="'ok' is not one of missing_output, crashed, timeout, geometry_mismatch"):
-        score(None, block(), status="ok")
-
-
-def test_a_reference_off_its_grid_is_refused() -> None:
+def test_a_reference_off_its_grid_and_a_status_that_is_none_are_refused() -> None:
     with pytest.raises(ValueError, match="on a grid of"):
         scoring.score_case(None, np.zeros((2, 2, 2), np.uint8), GRID, (T,), {})
+    with pytest.raises(ValueError, match="'ok' is not one of missing_output, crashed, timeout, geometry_mismatch"):
+        score(None, block(), status="ok")
 
 
 # ---- structures, tolerances, scopes
 
 
-def test_each_structure_is_scored_by_its_own_value() -> None:
-    reference, prediction = block() + block(2, shift=6), block()
-    frame = score(prediction, reference, (T, N))
+def test_each_structure_is_scored_by_its_own_value_surface_and_tolerance() -> None:
+    both = block() + block(2, shift=5)  # they touch
+    frame = score(block(), both, (T, N))
     assert (status_of(frame, "GTV-T"), status_of(frame, "GTV-N")) == ("ok", "pred_empty")
-    assert numbers(frame, "value", "GTV-T")["dsc"] == 1.0
-
-
-def test_structures_that_touch_keep_their_own_surface() -> None:
-    reference = block() + block(2, shift=5)
-    frame = score(reference, reference, (T, N))
+    frame = score(both, both, (T, N))
     for name in ("GTV-T", "GTV-N"):
         found = numbers(frame, "value", name)
         assert (found["dsc"], found["hd95_mm"], found["nsd"]) == (1.0, 0.0, 1.0)
-
-
-def test_the_tolerance_is_the_structures_own() -> None:
     reference, prediction = block() + block(2, shift=6), block(shift=2) + block(2, shift=8)
     frame = score(prediction, reference, (T, N), tolerances={"GTV-T": 2.0, "GTV-N": 0.5})
     assert numbers(frame, "value", "GTV-T")["nsd"] == 1.0
     assert numbers(frame, "value", "GTV-N")["nsd"] < 0.7
-
-
-def test_the_default_tolerance_is_2_mm() -> None:
-    reference, prediction = block(), block(shift=3)
-    expected = metrics.compare(reference == 1, prediction == 1, GRID.spacing, 2.0).nsd
-    assert numbers(score(prediction, reference), "value")["nsd"] == expected
+    default = metrics.compare(block() == 1, block(shift=3) == 1, GRID.spacing, 2.0).nsd
+    assert numbers(score(block(shift=3), block()), "value")["nsd"] == default
 
 
 def test_the_second_scope_sets_both_masks_to_zero_outside_prompted_slices() -> None:
@@ -186,30 +135,20 @@ def test_the_second_scope_sets_both_masks_to_zero_outside_prompted_slices() -> N
     assert numbers(frame, "value", scope="prompted-slices")["reference_volume_ml"] == pytest.approx(0.24)
 
 
-def test_prompted_slices_that_cover_both_masks_change_nothing() -> None:
+def test_prompted_slices_may_cover_both_masks_or_leave_gaps() -> None:
     frame = score(block(z=3), block(), prompted={"GTV-T": list(range(10))})
     assert numbers(frame, "value", scope="prompted-slices") == numbers(frame, "value", scope="volume")
-
-
-def test_prompted_slices_may_leave_gaps() -> None:
-    frame = score(block(), block(), prompted={"GTV-T": [2, 4]})
-    found = numbers(frame, "value", scope="prompted-slices")
+    found = numbers(score(block(), block(), prompted={"GTV-T": [2, 4]}), "value", scope="prompted-slices")
     assert (found["dsc"], found["hd95_mm"]) == (1.0, 0.0)
     assert found["volume_ml"] == pytest.approx(0.24)
 
 
-def test_a_false_positive_beyond_the_prompted_slices_counts_in_the_volume_alone() -> None:
+def test_what_lies_beyond_the_prompted_slices_counts_in_the_volume_alone() -> None:
     frame = score(block(z=6), empty(), prompted={})
     assert (status_of(frame), status_of(frame, scope="prompted-slices")) == ("ref_empty_fp", "both_empty")
-
-
-def test_a_prediction_beyond_the_prompted_slices_alone_is_empty_there() -> None:
     frame = score(block(z=6), block(), prompted={"GTV-T": [2, 3, 4]})
     assert status_of(frame, scope="prompted-slices") == "pred_empty"
     assert numbers(frame, "value", scope="prompted-slices")["assd_mm"] == pytest.approx(DIAGONAL)
-
-
-def test_a_crash_keeps_its_status_in_both_scopes() -> None:
     frame = score(None, block(), prompted={"GTV-T": [2, 3]}, status="crashed")
     assert status_of(frame, scope="prompted-slices") == "crashed"
     found = numbers(frame, "value", scope="prompted-slices")
@@ -219,43 +158,17 @@ def test_a_crash_keeps_its_status_in_both_scopes() -> None:
 # ---- edges
 
 
-def test_a_single_voxel_in_a_corner_is_scored() -> None:
+def test_lesions_in_corners_and_on_the_border_of_the_grid_are_scored() -> None:
     reference, prediction = empty(), empty()
     reference[0, 0, 0] = prediction[-1, -1, -1] = 1
     found = numbers(score(prediction, reference), "value")
-    farthest = math.sqrt(27**2 + 19**2 + 58**2)
     # Eight surfels of one area each: the 95th percentile is the farthest, from a corner of the grid to the nearer
     # corner of the other voxel.
     assert (found["dsc"], found["nsd"]) == (0.0, 0.0)
-    assert found["hd95_mm"] == pytest.approx(farthest)
-
-
-def test_a_lesion_on_the_border_of_the_grid_is_scored() -> None:
-    reference = empty()
+    assert found["hd95_mm"] == pytest.approx(math.sqrt(27**2 + 19**2 + 58**2))
     reference[0:2, 0:4, 0:3] = 1
     found = numbers(score(reference.copy(), reference), "value")
     assert (found["dsc"], found["hd95_mm"], found["nsd"]) == (1.0, 0.0, 1.0)
-
-
-def test_memory_mapped_label_maps_give_the_same_scores(tmp_path: Path) -> None:
-    reference, prediction = block() + block(2, shift=6), block(shift=1)
-    for name, label in (("reference", reference), ("prediction", prediction)):
-        np.save(tmp_path / f"{name}.npy", label)
-    mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("prediction", "reference")]
-    pd.testing.assert_frame_equal(score(mapped[0], mapped[1], (T, N)), score(prediction, reference, (T, N)))
-
-
-def test_flipped_copies_score_the_same() -> None:
-    reference, prediction = block(), block(shift=2, z=3)
-    for axis in (0, 1, 2):
-        flipped = score(np.flip(prediction, axis), np.flip(reference, axis))
-        assert numbers(flipped, "value") == pytest.approx(numbers(score(prediction, reference), "value"), rel=1e-12)
-
-
-def test_label_boxes_are_tight_and_leave_out_absent_values() -> None:
-    label = block() + block(2, z=6, shift=6)
-    boxes = scoring.label_boxes(label, [1, 2, 3])
-    assert boxes == {1: ((2, 5), (5, 10), (8, 12)), 2: ((6, 9), (11, 16), (8, 12))}
 
 
 # ---- summaries
@@ -304,23 +217,13 @@ def test_a_missed_lesion_worsens_every_mean() -> None:
     assert found["status"] == {"ok": 1, "crashed": 1}
 
 
-def test_a_structure_that_nobody_has_is_summarised_without_numbers() -> None:
+def test_a_structure_that_nobody_has_is_summarised_without_numbers_and_a_crash_is_no_true_negative() -> None:
     found = scoring.aggregate(score(empty(), empty()).assign(case="a"))["GTV-T"]
     assert found["aggregated_dsc"] is None
     assert found["dsc"] == {"mean": None, "sd": None, "median": None}
     assert found["reference_absent"]["false_positive_rate"] == 0.0
     json.dumps(found, allow_nan=False)
-
-
-def test_a_crash_without_a_reference_is_no_true_negative_in_the_summary() -> None:
     found = scoring.aggregate(score(None, empty(), status="timeout").assign(case="a"))["GTV-T"]
     assert found["status"] == {"timeout": 1}
     assert (found["present"], found["reference_absent"]["usable"]) == (0, 0)
     assert found["reference_absent"]["false_positive_rate"] is None
-
-
-def test_the_definition_says_tool_version_percentile_tolerance_and_policy() -> None:
-    found = scoring.definition({"GTV-T": 2.0})
-    assert (found["tool"], found["percentile"], found["tolerance_mm"]) == ("surface-distance", 95.0, {"GTV-T": 2.0})
-    assert found["version"]
-    assert "diagonal" in found["empty_policy"]

@@ -22,41 +22,34 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     source = tmp_path / "source.bin"
     source.write_bytes(b"weights" * 1000)
     entry = weights.KnownWeights(
-        "tiny.pth",
-        "test",
-        page="https://example.org",
-        licence="none",
-        url=source.as_uri(),
-        size=7000,
+        "tiny.pth", "test", page="https://example.org", licence="none", url=source.as_uri(), size=7000,
         sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         git_blob=hashlib.sha1(b"blob 7000\0" + source.read_bytes(), usedforsecurity=False).hexdigest(),
-    )
+    )  # fmt: skip
     monkeypatch.setattr(weights, "CATALOGUE", {**weights.CATALOGUE, "tiny.pth": entry})
     return source
 
 
-def test_the_git_blob_id_is_the_one_git_computes(tmp_path: Path) -> None:
+def test_a_file_is_recognised_by_its_content_whatever_its_name(served: Path, tmp_path: Path) -> None:
+    known = weights.verify(served).known
+    assert known is not None and known.name == "tiny.pth"
     path = tmp_path / "hello.pth"
     path.write_bytes(b"hello\n")
     found = weights.verify(path)
     assert found.git_blob == "ce013625030ba8dba906f756967f9e9ca394464a"  # `echo hello | git hash-object --stdin`
     assert found.sha256 == hashlib.sha256(b"hello\n").hexdigest() == weights.digest(path)
-    assert found.size == 6
-    assert found.known is None
+    assert (found.size, found.known) == (6, None)
 
 
-def test_a_file_is_recognised_by_content_whatever_its_name(served: Path) -> None:
-    found = weights.verify(served)
-    assert found.known is not None
-    assert found.known.name == "tiny.pth"
-
-
-def test_a_file_that_is_not_what_it_claims_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_what_it_claims_is_refused_and_called_what_it_is(served: Path, tmp_path: Path) -> None:
     path = tmp_path / "lite_medsam.pth"
     path.write_bytes(b"other")
     with pytest.raises(WeightsError, match=r"size 5 instead of 39370479; sha256 \w+ instead of 79d8c9dc") as caught:
         weights.verify(path, "lite_medsam.pth")
     assert str(path) in str(caught.value)
+    path.write_bytes(served.read_bytes())
+    with pytest.raises(WeightsError, match=r"This is not lite_medsam\.pth but tiny\.pth, test"):
+        weights.verify(path, "lite_medsam.pth")
 
 
 def test_a_download_is_verified_before_it_appears(served: Path, tmp_path: Path) -> None:
@@ -78,27 +71,23 @@ def test_a_download_replaces_a_file_of_another_content(served: Path, tmp_path: P
     assert cached.read_bytes() == served.read_bytes()
 
 
-def test_a_damaged_download_leaves_nothing_behind(served: Path, tmp_path: Path) -> None:
+def test_a_download_that_fails_leaves_nothing_behind_and_says_what_to_do(served: Path, tmp_path: Path) -> None:
     served.write_bytes(b"an error page")
     cache = tmp_path / "cache"
     with pytest.raises(WeightsError, match=r"This is not tiny\.pth: size 13"):
         weights.download("tiny.pth", cache)
     assert list(cache.iterdir()) == []
-
-
-def test_a_download_without_network_says_what_to_do(served: Path, tmp_path: Path) -> None:
     served.unlink()
-    cache = tmp_path / "cache"
     with pytest.raises(WeightsError, match="could not be downloaded") as caught:
         weights.download("tiny.pth", cache)
     assert "https://example.org" in str(caught.value)
     assert list(cache.iterdir()) == []
-
-
-def test_weights_without_a_direct_address_name_their_page(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no direct download") as caught:
-        weights.download("medsam_vit_b.pth", tmp_path)
+        weights.download("medsam_vit_b.pth", cache)
     assert "drive.google.com" in str(caught.value)
+    with pytest.raises(WeightsError, match="unknown") as caught:
+        weights.download("sam2", cache)
+    assert "lite_medsam.pth" in str(caught.value)
 
 
 def test_missing_weights_name_the_ways_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,12 +112,6 @@ def test_a_path_is_found_as_it_is(tmp_path: Path) -> None:
     assert weights.locate("./lite_medsam.pth", beside=tmp_path).path == own  # a path, and no name of the catalogue
 
 
-def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="unknown") as caught:
-        weights.download("sam2", tmp_path)
-    assert "lite_medsam.pth" in str(caught.value)
-
-
 @pytest.fixture
 def carried(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in an installed package that carries 'tiny.pth'."""
@@ -146,14 +129,10 @@ def carried(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return path
 
 
-def test_a_carrier_is_found_without_importing_it(carried: Path, tmp_path: Path) -> None:
+def test_a_carrier_is_found_without_an_import_and_refused_where_it_changed(carried: Path, tmp_path: Path) -> None:
     found = weights.locate("tiny.pth", tmp_path / "cache")
     assert (found.path, found.where) == (carried, "package tiny-carrier")
-    assert found.known is not None
-    assert "tiny_carrier" not in sys.modules
-
-
-def test_a_carrier_with_a_changed_file_is_refused_and_its_digest_named(carried: Path, tmp_path: Path) -> None:
+    assert found.known is not None and "tiny_carrier" not in sys.modules
     carried.write_bytes(b"x" * 7000)
     with pytest.raises(WeightsError, match=f"sha256 {weights.digest(carried)} instead of") as caught:
         weights.locate("tiny.pth", tmp_path / "cache")
@@ -161,19 +140,8 @@ def test_a_carrier_with_a_changed_file_is_refused_and_its_digest_named(carried: 
     assert "pip uninstall tiny-carrier" in str(caught.value.remedy)
 
 
-def test_where_package_and_cache_are_both_wrong_both_are_named(carried: Path, tmp_path: Path) -> None:
-    cached = tmp_path / "cache" / "tiny.pth"
-    cached.parent.mkdir()
-    for path, content in ((carried, b"x"), (cached, b"y")):
-        path.write_bytes(content * 7000)
-    with pytest.raises(WeightsError) as caught:
-        weights.locate("tiny.pth", cached.parent)
-    for path in (carried, cached):
-        assert str(path) in str(caught.value) and weights.digest(path) in str(caught.value)
-
-
 @pytest.mark.parametrize("changed", ["package", "cache"])
-def test_of_two_files_the_verified_one_wins_and_the_other_is_named(
+def test_of_two_files_the_verified_one_wins_and_what_is_wrong_is_named(
     carried: Path, served: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: str
 ) -> None:
     cached = tmp_path / "cache" / "tiny.pth"
@@ -183,24 +151,11 @@ def test_of_two_files_the_verified_one_wins_and_the_other_is_named(
     wrong.write_bytes(b"x" * 7000)
     assert weights.locate("tiny.pth", cached.parent).path == right
     assert str(wrong) in caplog.text and weights.digest(wrong) in caplog.text
-
-
-def test_weights_of_another_network_are_called_by_their_name(served: Path) -> None:
-    with pytest.raises(WeightsError, match=r"This is not lite_medsam\.pth but tiny\.pth, test"):
-        weights.verify(served, "lite_medsam.pth")
-
-
-def test_a_vit_b_file_under_the_name_of_litemedsam_is_called_what_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vit = weights.CATALOGUE["medsam_vit_b.pth"]
-    path = tmp_path / "lite_medsam.pth"
-    path.write_bytes(b"375 MB")
-    entry = replace(vit, sha256=weights.digest(path))
-    monkeypatch.setattr(weights, "CATALOGUE", {**weights.CATALOGUE, vit.name: entry})
-    monkeypatch.setattr(weights, "_carried", lambda known: None)
-    with pytest.raises(WeightsError, match=r"This is not lite_medsam\.pth but medsam_vit_b\.pth, MedSAM, ViT-B"):
-        weights.locate("lite_medsam.pth", tmp_path)
+    right.write_bytes(b"y" * 7000)
+    with pytest.raises(WeightsError) as caught:
+        weights.locate("tiny.pth", cached.parent)
+    for path in (carried, cached):
+        assert str(path) in str(caught.value) and weights.digest(path) in str(caught.value)
 
 
 def test_the_list_says_where_weights_were_found_what_was_refused_and_how_to_get_them(
@@ -219,7 +174,7 @@ def test_the_list_says_where_weights_were_found_what_was_refused_and_how_to_get_
         assert words in told
 
 
-def test_the_file_that_is_given_is_verified_and_not_another_of_its_name(
+def test_the_given_file_is_verified_and_not_another_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
