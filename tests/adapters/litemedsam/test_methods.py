@@ -86,10 +86,8 @@ def test_zero_shot_segments_the_prompted_slices_within_the_grid(method: ZeroShot
     clock = Silent()
     method.warm_up(case.images, case.prompts, clock)
     label = method.predict(case.images, case.prompts, clock)
-    assert label.shape == (4, 40, 30)
-    assert label.dtype == np.uint8
-    assert set(np.unique(label)) <= {0, 1, 2}
-    assert not label[3].any()
+    assert label.shape == (4, 40, 30) and label.dtype == np.uint8
+    assert set(np.unique(label)) <= {0, 1, 2} and not label[3].any()
     assert clock.stages.count(("encode", 1, 0)) == 1
     assert ("decode", 1, 2) in clock.stages
 
@@ -131,15 +129,11 @@ def test_fine_tuning_leaves_what_prediction_loads(
 
 def test_the_options_default_to_the_study_and_say_where_they_fall_short() -> None:
     options = FineTuneOptions()
-    assert (options.epochs, options.batch, options.learning_rate) == (20, 8, 3e-4)
-    assert (options.plateau_factor, options.plateau_patience) == (0.9, 5)
-    assert (options.image_size, options.normalisation, options.margins) == (256, "min-max", "random-margin(0, 20)")
-    assert options.cut() is None
-    assert options.protocol().flips
-    assert FineTuneOptions(epochs=3).cut() == "3 of 20 epochs"
-    assert FineTuneOptions(train="decoder", epochs=3).cut() == "decoder alone, 3 of 20 epochs"
-    assert not FineTuneOptions(train="decoder").protocol().flips
-    assert FineTuneOptions.model_validate({"learning-rate": 1e-3}).protocol().learning_rate == 1e-3
+    assert (options.epochs, options.batch, options.learning_rate, options.image_size) == (20, 8, 3e-4, 256)
+    assert options.cut() is None and options.protocol().flips
+    short = FineTuneOptions.model_validate({"train": "decoder", "epochs": 3, "learning-rate": 1e-3})
+    assert short.cut() == "decoder alone, 3 of 20 epochs"
+    assert not short.protocol().flips and short.protocol().learning_rate == 1e-3
 
 
 def test_options_that_make_no_sense_are_refused_when_the_study_is_read() -> None:
@@ -164,8 +158,9 @@ def test_bfloat16_is_refused_before_any_work_where_the_processor_has_none(monkey
     assert ZeroShot.unavailable(ImageOptions()) is None
 
 
-def test_missing_weights_are_an_error_with_a_remedy(tmp_path: Path) -> None:
+def test_missing_weights_are_an_error_with_a_remedy() -> None:
+    method = ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), None))
     with pytest.raises(WeightsError, match="no weights"):
-        ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), None)).load(None)
+        method.load(None)
     with pytest.raises(WeightsError, match="before its weights are loaded"):
-        ZeroShot(context(ImageOptions(image_size=SIZE, backend="torch"), None)).encode(np.zeros((1, 8, 8, 3), np.uint8))
+        method.encode(np.zeros((1, 8, 8, 3), np.uint8))

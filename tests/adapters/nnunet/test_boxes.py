@@ -23,12 +23,8 @@ def test_the_channel_is_one_inside_any_box_of_its_slice_and_zero_elsewhere() -> 
     expected = np.zeros((3, 8, 9), np.uint8)
     expected[1, 2:5, 3:6] = expected[1, 4:7, 5:8] = expected[2, 0, 0] = 1
     np.testing.assert_array_equal(found, expected)
-
-
-def test_a_channel_for_each_structure_shows_its_own_boxes_only() -> None:
-    prompts = Prompts("c", (prompt(1, 1, (2, 3, 5, 6)), prompt(1, 4, (4, 5, 7, 8))))
     tumour, node = box_channels(prompts, (3, 8, 9), groups(STRUCTURES, per_structure=True))
-    assert tumour.sum() == 9 and node.sum() == 9
+    assert tumour.sum() == 9 and node.sum() == 10  # each shows its own boxes only
     assert tumour[1, 2, 3] and not node[1, 2, 3] and node[1, 6, 7] and not tumour[1, 6, 7]
 
 
@@ -70,13 +66,9 @@ def test_fresh_boxes_hold_their_instances_stay_within_the_margins_and_differ_bet
     for one in drawn:
         assert (one[label > 0] == 1).all() and (one <= widest).all()
     assert (drawn[0] != drawn[1]).any()
-
-
-def test_padding_of_a_patch_has_no_box() -> None:
-    label = np.full((2, 6, 6), -1, np.int16)
-    label[:, 2:4, 2:4] = 0
-    drawn = fresh_channels(label, [[1]], (1.0, 1.0, 1.0), 0, Policy("fixed", 2, 2), np.random.default_rng(0))
-    assert not drawn.any()
+    padding = np.full((2, 6, 6), -1, np.int16)
+    padding[:, 2:4, 2:4] = 0
+    assert not fresh_channels(padding, [[1]], *arguments[1:], Policy("fixed", 2, 2), np.random.default_rng(0)).any()
 
 
 def test_label_values_with_gaps_are_closed_for_nnunet_and_led_back() -> None:
@@ -86,8 +78,6 @@ def test_label_values_with_gaps_are_closed_for_nnunet_and_led_back() -> None:
     assert ours.tolist() == [[[0, 1], [2, 1]]]
     np.testing.assert_array_equal(translated(ours, {new: old for old, new in layout.values.items()}), label)
     assert layout.description(3)["labels"] == {"background": 0, "GTV-T": 1, "GTV-N": 2}
-
-
-def test_only_the_box_channel_is_left_without_normalisation() -> None:
+    # The box channel alone is left without normalisation.
     names = Layout(("CT", "PET"), STRUCTURES, box_channels=1).description(1)["channel_names"]
     assert names == {"0": "CT", "1": "PET", "2": "noNorm"}

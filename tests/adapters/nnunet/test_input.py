@@ -161,8 +161,7 @@ def test_nothing_in_the_augmentation_depends_on_the_speed_of_the_machine(prepare
     """nnU-Net's blur times two ways of computing and takes the faster; their results differ in the last bits."""
     trainer = trainer_on(prepared)
     training, _ = trainer.get_dataloaders()
-    steps = [training.data_loader.transforms]
-    timed = []
+    steps, timed = [training.data_loader.transforms], []
     while steps:
         step = steps.pop()
         steps += [*getattr(step, "transforms", []), *([step.transform] if hasattr(step, "transform") else [])]
@@ -182,10 +181,8 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     method = NnunetBox(context(NnunetBoxOptions.model_validate(SMALL)))
     facts = method.fit(cohort[:3], cohort[3:], tmp_path, recorder)
     assert [row[0] for row in recorder.rows] == [0, 1]
-    assert all(
-        np.isfinite(row[1:3]).all() and set(row[3]) == {"pseudo_dice GTV-T", "pseudo_dice GTV-N"}
-        for row in recorder.rows
-    )
+    for row in recorder.rows:
+        assert np.isfinite(row[1:3]).all() and set(row[3]) == {"pseudo_dice GTV-T", "pseudo_dice GTV-N"}
     assert facts["best_epoch"] == 1 and len(facts["patch_size"]) == 3
     assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "model.json"}
     method.load(tmp_path)

@@ -159,19 +159,15 @@ def test_a_method_that_breaks_does_not_conform() -> None:
     assert "unknown label values" in told.output and "broken: 5 checks failed" in told.output
 
 
-@pytest.mark.slow
-def test_the_ellipse_conforms() -> None:
-    assert broken_promises("box-ellipse") == []
-
-
-LITEMEDSAM = ["image-size=32", "backend=torch", "fusions=[multimodal]"]
-
-
-@pytest.mark.slow
-def test_litemedsam_conforms(random_weights: Path) -> None:
-    assert broken_promises("litemedsam-zero-shot", [f"weights={random_weights}", *LITEMEDSAM]) == []
-
-
-def test_litemedsam_conforms_when_it_is_fine_tuned(random_weights: Path) -> None:
-    options = [f"weights={random_weights}", *LITEMEDSAM, "train=decoder", "epochs=1"]
-    assert broken_promises("litemedsam-fine-tuned", options) == []
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param("box-ellipse", [], marks=pytest.mark.slow),
+        pytest.param("litemedsam-zero-shot", [], marks=pytest.mark.slow),
+        ("litemedsam-fine-tuned", ["train=decoder", "epochs=1"]),
+    ],
+)
+def test_the_methods_of_the_house_conform(name: str, options: list[str], random_weights: Path) -> None:
+    if name.startswith("litemedsam"):
+        options = [f"weights={random_weights}", "image-size=32", "backend=torch", "fusions=[multimodal]", *options]
+    assert broken_promises(name, options) == []

@@ -84,19 +84,15 @@ def test_fractions_split_every_patient_and_depend_on_the_seed_only() -> None:
     assert sorted(split.train + split.validation + split.test) == PATIENTS
 
 
-def test_a_fold_of_nnunets_splits_is_read(tmp_path: Path) -> None:
+def test_a_fold_of_nnunets_splits_is_read_and_a_damaged_file_refused_with_its_name(tmp_path: Path) -> None:
     split = split_by_counts(PATIENTS, {"train": 5, "validation": 2, "test": 3}, 1)
     path = tmp_path / "splits_final.json"
     path.write_text(json.dumps([{"train": list(split.train), "val": list(split.validation)}]))
     assert read_nnunet_splits(path, 0, PATIENTS) == split
-
-
-@pytest.mark.parametrize("text", ["", "[]", '[{"train": []}]', "{"])
-def test_a_damaged_splits_file_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "splits_final.json"
-    path.write_text(text)
-    with pytest.raises(StudyError, match=r"splits_final\.json"):
-        read_nnunet_splits(path, 0, PATIENTS)
+    for text in ("", "[]", '[{"train": []}]', "{"):
+        path.write_text(text)
+        with pytest.raises(StudyError, match=r"splits_final\.json"):
+            read_nnunet_splits(path, 0, PATIENTS)
 
 
 def test_two_structures_of_one_value_are_an_error() -> None:

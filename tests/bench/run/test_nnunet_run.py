@@ -122,12 +122,6 @@ def test_an_export_needs_a_run_and_a_number_of_nnunets(tmp_path: Path) -> None:
         export_nnunet(tmp_path, tmp_path / "raw", 1000)
 
 
-def test_on_ct_alone_nnunet_runs_with_ct_alone(tmp_path: Path) -> None:
-    study = Study.model_validate(STUDY)
-    assert [arm.fusion for arm in plan_arms(study, tmp_path, ("CT",), ["nnunet"])] == ["ct-only"]
-    assert [arm.fusion for arm in plan_arms(study, tmp_path, ("CT", "PET"), ["nnunet"])] == ["multimodal"]
-
-
 def test_another_version_of_nnunet_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(options.importlib.metadata, "version", lambda name: "2.5.1")
     study = Study.model_validate(STUDY)

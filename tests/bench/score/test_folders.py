@@ -89,14 +89,6 @@ def test_the_terminal_table_has_a_column_for_each_structure(folders: Folders) ->
     assert problem_lines(summary) == ["b: missing_output, no prediction has this name"]
 
 
-def test_a_folder_scored_against_itself_is_perfect(folders: Folders) -> None:
-    result = score_folders(folders[0], folders[0], STRUCTURES)
-    wide = result.scores.pivot(index=["case", "structure"], columns="metric", values="value")
-    assert set(wide["dsc"]) == set(wide["nsd"]) == {1.0}
-    assert set(wide["hd95_mm"]) == set(wide["assd_mm"]) == {0.0}
-    assert result.summary["problems"] == []
-
-
 # ---- what is missing, extra or unusable
 
 

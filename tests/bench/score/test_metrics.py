@@ -148,9 +148,7 @@ def test_numbers_on_thick_slices_are_in_mm_and_weighed_by_area() -> None:
 # ---- edges
 
 
-def test_equal_masks_are_perfect_and_single_voxels_are_measured() -> None:
-    found = metrics.compare(ball(9), ball(9), (2.0, 1.0, 1.0))
-    assert (found.dsc, found.hd95_mm, found.nsd, found.assd_mm, found.volume_difference_ml) == (1.0, 0.0, 1.0, 0.0, 0.0)
+def test_single_voxels_are_measured() -> None:
     found = metrics.compare(cube((0, 0, 0), 1, (1, 1, 9)), cube((0, 0, 6), 1, (1, 1, 9)), (1.0, 1.0, 0.5), 2.0)
     assert (found.dsc, found.hd95_mm, found.nsd, found.tp_mm3) == (0.0, 3.0, 0.0, 0.0)
     assert found.volume_ml == 0.0005

