@@ -7,7 +7,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gtvbench.bench.privacy.paths import redact, redact_all
@@ -116,7 +117,7 @@ def _texts(path: str) -> dict[str, str]:
     return shown
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@fuzzed(400)
 @given(hidden_paths())
 def test_no_folder_of_a_path_is_left_however_it_is_written(path: str) -> None:
     for how, text in _texts(path).items():
@@ -124,7 +125,7 @@ def test_no_folder_of_a_path_is_left_however_it_is_written(path: str) -> None:
     assert SECRET not in json.dumps(redact_all({"dataset": {"path": path, "many": [path]}}))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@fuzzed(200)
 @given(hidden_paths())
 def test_redacting_twice_changes_nothing(path: str) -> None:
     for text in _texts(path).values():

@@ -14,7 +14,7 @@ from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.geometry import Reorientation
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.nifti import read_volume
-from gtvbench.bench.run.run import Run
+from gtvbench.bench.run.plan import Ready
 from gtvbench.datasets.phantom.source import Phantom
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
@@ -46,13 +46,13 @@ def dataset(path: str, **split: list[str]) -> dict[str, Any]:
     }
 
 
-def dsc(run: Run) -> pd.DataFrame:
+def dsc(run: Ready) -> pd.DataFrame:
     table = pd.read_parquet(run.folder / "scores.parquet")
     chosen = table[(table["metric"] == "dsc") & (table["scope"] == "volume")].dropna(subset="value")
     return chosen.set_index(["arm", "case", "structure"])["value"].sort_index().to_frame()
 
 
-def predictions(run: Run) -> dict[str, str]:
+def predictions(run: Ready) -> dict[str, str]:
     files = sorted((run.folder / "arms").glob("*/predictions/*.nii.gz"))
     assert files
     return {f"{path.parent.parent.name}/{path.name}": digest_file(path) for path in files}
@@ -77,7 +77,7 @@ def test_noise_for_test_references_leaves_unprompted_predictions_as_they_are(exe
 
 
 @pytest.fixture(scope="module")
-def honest(execute_in: Execute, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def honest(execute_in: Execute, tmp_path_factory: pytest.TempPathFactory) -> Ready:
     """Two patients, prompted with tight boxes."""
     base = tmp_path_factory.mktemp("honest")
     for case in cases(2):
@@ -87,7 +87,9 @@ def honest(execute_in: Execute, tmp_path_factory: pytest.TempPathFactory) -> Run
     return run
 
 
-def test_images_swapped_between_patients_drop_scores_to_the_box(honest: Run, execute: Execute, tmp_path: Path) -> None:
+def test_images_swapped_between_patients_drop_scores_to_the_box(
+    honest: Ready, execute: Execute, tmp_path: Path
+) -> None:
     one, other = cases(2)
     write_folder(replace(one, images=other.images), tmp_path / "data")
     write_folder(replace(other, images=one.images), tmp_path / "data")
@@ -102,7 +104,7 @@ def test_images_swapped_between_patients_drop_scores_to_the_box(honest: Run, exe
 
 
 def test_turned_copies_score_exactly_the_same_and_are_answered_on_their_grid(
-    honest: Run, execute: Execute, tmp_path: Path
+    honest: Ready, execute: Execute, tmp_path: Path
 ) -> None:
     turns = [Reorientation((0, 1, 2), (True, False, True)), Reorientation((2, 0, 1), (False, True, False))]
     for case, turn in zip(cases(2), turns, strict=True):
