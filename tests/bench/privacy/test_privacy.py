@@ -68,8 +68,8 @@ def test_no_term_survives_between_other_words(before: str, term: str, after: str
 
 @pytest.mark.timeout(60)
 def test_long_texts_are_scrubbed_before_anyone_gives_up() -> None:
-    text = "'a/b \\" * 5_000 + "/x/y" * 5_000 + "1.2." * 5_000
-    assert Scrubber([f"term{number}" for number in range(50_000)], clinical=True).text(text) != text
+    text = "'a/b \\" * 5_000 + "/x/y" * 5_000 + "1.2." * 5_000 + " of term77"
+    assert "term77" not in Scrubber([f"term{number}" for number in range(50_000)], clinical=True).text(text)
 
 
 def test_a_traceback_keeps_the_names_of_the_software_s_files_alone() -> None:
