@@ -1,4 +1,4 @@
-"""Synthetic run folders (support/run_writer.py, support/simulated.py) as fixtures."""
+"""Synthetic run folders (support/run_writer.py, support/labs.py) as fixtures."""
 
 from __future__ import annotations
 
@@ -10,33 +10,38 @@ import pytest
 from labs import Lab
 from run_writer import RunWriter
 
-
-@pytest.fixture(scope="session")
-def new_run() -> Callable[..., RunWriter]:
-    """The writer's class, for tests that change tables before they are written."""
-    return RunWriter
+from gtvbench.reports.run.load import Run, read_run
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    """A whole run: six arms, two structures, eight test patients, two of them without GTV-N."""
-    return RunWriter().write(tmp_path / "run")
+def read(tmp_path: Path) -> Callable[[RunWriter], Run]:
+    """The run that a writer writes, read again."""
+    return lambda writer: read_run(writer.write(tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")
-def whole_page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of the whole run, rendered once for every test that only reads it."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run and its report, for tests that only read: six arms, two structures, eight test patients, two of them
+    without GTV-N."""
     from gtvbench.reports.page.build import build_report
 
-    return build_report(RunWriter().write(tmp_path_factory.mktemp("whole") / "run")).read_text(encoding="utf-8")
+    folder = RunWriter().write(tmp_path_factory.mktemp("whole") / "run")
+    build_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_page(whole: Path) -> str:
+    """The page of the whole run."""
+    return (whole / "report" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def lab(tmp_path: Path, new_run: Callable[..., Any]) -> Lab:
+def lab(tmp_path: Path) -> Lab:
     """Write a run that has some arms of the whole one: the same data everywhere, and `change` made to the writer."""
 
     def write(name: str, arms: Sequence[str], change: Callable[[Any], object] | None = None) -> Path:
-        writer = new_run(patients=6)
+        writer = RunWriter(patients=6)
         writer.arms = [record for record in writer.arms if record["arm"] in arms]
         writer.scores = writer.scores[writer.scores["arm"].isin(arms)].reset_index(drop=True)
         for tables in (writer.timing, writer.epochs):

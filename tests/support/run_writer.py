@@ -139,7 +139,7 @@ class RunWriter:
         return {
             "study": "phantom", "seed": 1, "dataset": {"source": "phantom", "root": "/srv/patients/study"},
             "structures": self.structures, "prompts": {"policy": "random-margin(0, 20)", "minimum-area-mm2": 0.0},
-            "run": "all", "scoring": {"nsd-tolerance-mm": 2.0}, "device": "auto",
+            "run": "all", "scoring": {"nsd-tolerance-mm": 2.0}, "device": "auto", "statistics": {"resamples": 1000},
         }  # fmt: skip
 
     def _scores(self, plan: Plan) -> list[dict[str, Any]]:

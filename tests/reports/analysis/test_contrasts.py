@@ -1,28 +1,25 @@
 """Planned differences: which pairs, and what is found where the truth is known."""
 
-import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from pages import page_of
+from run_writer import RunWriter
 
-from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import by_patient, contrasts, planned
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.page.build import build_report
-from gtvbench.reports.run.load import read_run
+from gtvbench.reports.run.load import Arm, read_run
 from gtvbench.reports.tables.comparisons import against_margin
 
 
-def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> ArmRecord:
+def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> Arm:
     trains = method.startswith(("nnunet", "litemedsam-fine"))
     name = f"{method}.{fusion}.{seed}"
-    return ArmRecord(
-        arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed
-    )
+    return Arm(arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed)
 
 
 SIX = [
@@ -44,12 +41,14 @@ def test_the_six_arms_of_the_study_have_seven_planned_contrasts() -> None:
     assert len(pairs) == len(set(pairs)) == 7
 
 
-def test_repetitions_pair_with_their_own_seed_only() -> None:
-    repeated = [arm(method, "multimodal", seed) for method in ("nnunet", "nnunet-box") for seed in (1, 2)]
-    assert planned(repeated) == [
-        ("nnunet-box.multimodal.1", "nnunet.multimodal.1"),
-        ("nnunet-box.multimodal.2", "nnunet.multimodal.2"),
+def test_repetitions_pair_with_their_own_seed_and_each_with_what_has_none() -> None:
+    repeated = [arm("litemedsam-fine-tuned", fusion, seed) for fusion in ("ct-only", "multimodal") for seed in (2, 3)]
+    pairs = planned([*SIX[:2], *repeated])
+    tuned = [pair for pair in pairs if all("fine-tuned" in name for name in pair)]
+    assert sorted(tuned) == [
+        (f"litemedsam-fine-tuned.multimodal.{k}", f"litemedsam-fine-tuned.ct-only.{k}") for k in (2, 3)
     ]
+    assert len(pairs) == 2 + 1 + 2 * 2  # multimodal against ct-only: tuned, zero-shot; tuned against zero-shot
 
 
 def one_of(table: pd.DataFrame, structure: str, metric: str, one: str, other: str) -> pd.Series:  # type: ignore[type-arg]
@@ -71,11 +70,13 @@ def shift(writer: Any, name: str, by: float) -> None:
     rows.loc[mine, "value"] = base.reindex(keys).to_numpy() + by + noise
 
 
-def test_a_known_effect_is_found_with_its_size(tmp_path: Path, new_run: Callable[..., Any]) -> None:
-    writer = new_run(patients=40)
+def test_a_known_effect_is_found_with_its_size_and_failed_cases_count_with_their_penalty(tmp_path: Path) -> None:
+    writer = RunWriter(patients=40)
     shift(writer, TUNED, 0.05)
+    writer.fail("box-fill", writer.cases[:3], "crashed")
     run = read_run(writer.write(tmp_path / "run"))
-    table = contrasts(run, wide_scores(run.scores))
+    wide = wide_scores(run.scores)
+    table = contrasts(run, wide)
     found = one_of(table, "GTV-T", "dsc", TUNED, ZERO)
     assert found["planned"] and found["n"] == 40 and found["family"] == 4
     assert found["difference"] == pytest.approx(0.05, abs=0.005)
@@ -84,31 +85,16 @@ def test_a_known_effect_is_found_with_its_size(tmp_path: Path, new_run: Callable
     assert found["hodges_lehmann_low"] < found["hodges_lehmann"] < found["hodges_lehmann_high"]
     absent = one_of(table, "GTV-N", "dsc", TUNED, ZERO)
     assert absent["n"] == 32, "patients without the structure belong to no pair"
+    values = by_patient(wide, "GTV-T", "dsc")
+    assert len(values) == 40 and (values.loc[writer.cases[:3], "box-fill"] == 0).all()
 
 
-def test_one_method_under_two_names_is_no_difference(tmp_path: Path, new_run: Callable[..., Any]) -> None:
-    writer = new_run(patients=20)
-    rows = writer.scores
-    for metric in ("dsc", "hd95_mm"):
-        same = rows["metric"] == metric
-        values = rows[same & (rows["arm"] == ZERO)].set_index(["case", "structure", "scope"])["value"]
-        mine = same & (rows["arm"] == TUNED)
-        keys = pd.MultiIndex.from_frame(rows.loc[mine, ["case", "structure", "scope"]])
-        rows.loc[mine, "value"] = values.reindex(keys).to_numpy()
-    run = read_run(writer.write(tmp_path / "run"))
-    table = contrasts(run, wide_scores(run.scores))
-    for metric in ("dsc", "hd95_mm"):
-        found = one_of(table, "GTV-T", metric, TUNED, ZERO)
-        assert (found["difference"], found["p"], found["p_holm"], found["superiority"]) == (0, 1, 1, 0.5)
-        assert (found["low"], found["high"]) == (0, 0)
-
-
-def test_the_study_file_says_what_is_planned_and_what_matters(tmp_path: Path, new_run: Callable[..., Any]) -> None:
-    writer = new_run(patients=40)
+def test_the_study_file_says_what_is_planned_and_what_matters(tmp_path: Path) -> None:
+    writer = RunWriter(patients=40)
     shift(writer, TUNED, 0.05)
     verdicts = {}
     for margin in (0.02, 0.1):
-        writer.study["statistics"] = {"dsc-margin": margin, "contrasts": [[ZERO, TUNED], ["nobody", TUNED]]}
+        writer.study["statistics"] |= {"dsc-margin": margin, "contrasts": [[ZERO, TUNED], ["nobody", TUNED]]}
         run = read_run(writer.write(tmp_path / f"run{margin}"))
         table = contrasts(run, wide_scores(run.scores))
         assert set(map(tuple, table.loc[table["planned"], ["one", "other"]].to_numpy())) == {(ZERO, TUNED)}
@@ -116,45 +102,23 @@ def test_the_study_file_says_what_is_planned_and_what_matters(tmp_path: Path, ne
         assert found["family"] == 1 and found["margin"] == margin and found["difference"] < -0.04
         verdicts[margin] = against_margin(found)
     assert verdicts == {0.02: "worse", 0.1: "equivalent"}
-    writer.study["statistics"] = {"dsc-margin": 0.02}
+    writer.study["statistics"] = {"dsc-margin": 0.02, "resamples": 1000}
     run = read_run(writer.write(tmp_path / "again"))
     better = one_of(contrasts(run, wide_scores(run.scores)), "GTV-T", "dsc", TUNED, ZERO)
     assert against_margin(better) == "better"
 
 
-def test_failed_cases_count_with_their_penalty(tmp_path: Path, new_run: Callable[..., Any]) -> None:
-    writer = new_run(patients=10)
-    writer.fail(TUNED, writer.cases[:3], "crashed")
-    run = read_run(writer.write(tmp_path / "run"))
-    table = by_patient(wide_scores(run.scores), "GTV-T", "dsc")
-    assert len(table) == 10 and (table.loc[writer.cases[:3], TUNED] == 0).all()
-
-
-@pytest.mark.parametrize(("patients", "printed"), [(4, False), (5, False), (8, True)])
-def test_so_few_patients_that_no_test_could_reject_get_no_p(
-    tmp_path: Path, new_run: Callable[..., Any], patients: int, printed: bool
-) -> None:
-    run = read_run(new_run(patients=patients).write(tmp_path / "run"))
+@pytest.mark.parametrize(("patients", "printed"), [(5, False), (8, True)])
+def test_so_few_patients_that_no_test_could_reject_get_no_p(tmp_path: Path, patients: int, printed: bool) -> None:
+    run = read_run(RunWriter(patients=patients).write(tmp_path / "run"))
     table = contrasts(run, wide_scores(run.scores))
     assert table.loc[table["structure"] == "GTV-T", "p"].notna().any() == printed
-    page = build_report(tmp_path / "run").read_text()
-    assert ("could never reach p &lt; .05" in page or "could never reach p < .05" in page) == (
-        not printed or int(table["n"].min()) < 6
-    )
+    told = re.search(r"could never reach p (&lt;|<) \.05", page_of(run)) is not None
+    assert told == (not printed or int(table["n"].min()) < 6)
 
 
-def test_the_numbers_travel_as_json_without_nan(tmp_path: Path, new_run: Callable[..., Any]) -> None:
-    folder = new_run(patients=5).write(tmp_path / "run")
-    build_report(folder)
-    record = json.loads((folder / "report" / "data" / "stats.json").read_text())
-    assert record["schema"] == 2 and len(record["contrasts"]) == 2 * 2 * 15
-    assert all(row["p"] is None for row in record["contrasts"])
-    ranked = record["rankings"][0]
-    assert len(ranked["schemes"][0]["probability"]) == len(ranked["arms"]) == 6
-
-
-def test_a_pair_that_is_declared_twice_by_other_names_counts_once(tmp_path: Path, new_run: Callable[..., Any]) -> None:
-    writer = new_run(patients=8)
+def test_a_pair_that_is_declared_twice_by_other_names_counts_once(tmp_path: Path) -> None:
+    writer = RunWriter(patients=8)
     arms = [{**record, "arm": f"{record['arm']}.seed1"} if record["trains"] else record for record in writer.arms]
     renamed = {old["arm"]: new["arm"] for old, new in zip(writer.arms, arms, strict=True)}
     writer.arms, writer.scores["arm"] = arms, writer.scores["arm"].map(renamed)

@@ -11,29 +11,32 @@ import numpy as np
 import pandas as pd
 import pytest
 from labs import BOXES, TUNED, ZERO, Lab, contents, lines, merged, scored
+from pages import page_of
 
 from gtvbench.reports.analysis.contrasts import contrasts, statistics_of
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.compare.merge import build_comparison, machine, merge, read_candidates
-from gtvbench.reports.compare.same_study import Candidate
-from gtvbench.reports.page import build
+from gtvbench.reports.compare.merge import build_comparison, machine, read_candidates
 
 
-def test_the_arms_of_two_runs_are_one_run_and_the_runs_are_only_read(lab: Lab, tmp_path: Path) -> None:
-    one, two = lab("lab-a", BOXES), lab("lab-b", ZERO)
+def test_the_arms_of_two_runs_are_one_run_in_a_folder_named_for_the_study_and_the_runs_are_only_read(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def escaping(writer: Any) -> None:
+        writer.study["study"] = "../../etc/<b>"
+
+    one, two = lab("lab-a", BOXES, escaping), lab("lab-b", ZERO)
     before = [contents(folder) for folder in (one, two)]
-    index = build_comparison([one, two], tmp_path / "out")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    index = build_comparison([one, two])
     assert [contents(folder) for folder in (one, two)] == before
-    assert index == tmp_path / "out" / "report" / "index.html"
-    text = index.read_text(encoding="utf-8")
-    assert "4 arms compared on 6 test" in " ".join(text.split())
-    first = contents(tmp_path / "out")
-    assert {"comparison.json", "report/index.html", "report/data/stats.json"} <= set(first)
-    record = json.loads(first["comparison.json"])
+    assert index == Path("comparisons/etc-b/report/index.html")
+    assert "4 arms compared on 6 test" in " ".join(index.read_text(encoding="utf-8").split())
+    found = contents(Path("comparisons/etc-b"))
+    assert {"comparison.json", "report/index.html", "report/data/stats.json"} <= set(found)
+    record = json.loads(found["comparison.json"])
     assert [(run["name"], run["arms"]) for run in record["runs"]] == [("lab-a", list(BOXES)), ("lab-b", list(ZERO))]
-    assert not [name for name, content in first.items() if str(tmp_path).encode() in content]
-    build_comparison([one, two], tmp_path / "out")
-    assert contents(tmp_path / "out") == first
+    assert not [name for name, content in found.items() if str(tmp_path).encode() in content]
 
 
 def test_scores_times_epochs_and_failures_come_along_and_files_are_found_where_they_lie(lab: Lab) -> None:
@@ -64,8 +67,11 @@ def test_the_planned_differences_of_the_study_are_between_the_arms_of_all_runs(l
     assert len(pairs) == 4
 
 
-def test_an_arm_with_the_same_result_in_two_runs_is_shown_once(lab: Lab) -> None:
-    run = merged(lab("lab-a", BOXES), lab("lab-b", ("box-fill", *ZERO)))
+def test_an_arm_with_the_same_result_in_two_runs_is_shown_once_whatever_the_order_of_rows(lab: Lab) -> None:
+    def shuffled(writer: Any) -> None:
+        writer.scores = writer.scores.sample(frac=1, random_state=3).reset_index(drop=True)
+
+    run = merged(lab("lab-a", BOXES), lab("lab-b", ("box-fill", *ZERO), shuffled))
     assert run.arm_names == [*BOXES, *ZERO]
     assert lines(run, "shared") == ("box-fill: the same in lab-a and lab-b, shown once; times are those of lab-a",)
     assert not run.scores.duplicated(["arm", "case", "structure", "scope", "metric"]).any()
@@ -109,16 +115,16 @@ def test_an_arm_that_one_run_skipped_is_the_other_runs(lab: Lab) -> None:
     assert lines(run, "shared") == (f"{ZERO[0]}: scored in lab-b only",)
 
 
-def test_pairs_of_an_arm_that_both_runs_have_are_planned_within_a_run(lab: Lab) -> None:
-    def another(writer: Any) -> None:
-        for arm in ("box-fill", "box-ellipse"):
-            scored(arm, 0.25)(writer)
-
+def test_pairs_of_arms_that_both_runs_have_are_planned_within_a_run(lab: Lab) -> None:
     def declared(writer: Any) -> None:
         writer.study["statistics"] = {"contrasts": [["box-ellipse", "box-fill"], [ZERO[0], "box-fill"]]}
 
+    def other(writer: Any) -> None:
+        for arm in (*BOXES, ZERO[0], TUNED[0]):
+            scored(arm, 0.25)(writer)
+
     def both(writer: Any) -> None:
-        another(writer)
+        other(writer)
         declared(writer)
 
     one, two = lab("lab-a", (*BOXES, ZERO[0]), declared), lab("lab-b", BOXES, both)
@@ -128,6 +134,8 @@ def test_pairs_of_an_arm_that_both_runs_have_are_planned_within_a_run(lab: Lab) 
         (ZERO[0], "box-fill@lab-a"),
         (ZERO[0], "box-fill@lab-b"),
     ]
+    run = merged(lab("a", (ZERO[0], TUNED[0])), lab("b", (ZERO[0], TUNED[0]), other))  # the default plan
+    assert statistics_of(run).contrasts == [(f"{TUNED[0]}@a", f"{ZERO[0]}@a"), (f"{TUNED[0]}@b", f"{ZERO[0]}@b")]
 
 
 def test_a_difference_that_one_run_lacks_the_arm_of_is_planned_in_all_of_them(lab: Lab) -> None:
@@ -155,26 +163,16 @@ def test_repetitions_of_an_arm_that_both_runs_have_pair_by_seed_within_a_run(lab
     ]
 
 
-def test_the_default_plan_pairs_repeated_arms_within_a_run(lab: Lab) -> None:
+def test_other_machines_versions_and_margins_are_told_and_notices_of_a_run_carry_its_label(lab: Lab) -> None:
     def another(writer: Any) -> None:
-        for arm in (ZERO[0], TUNED[0]):
-            scored(arm, 0.25)(writer)
-
-    run = merged(lab("a", (ZERO[0], TUNED[0])), lab("b", (ZERO[0], TUNED[0]), another))
-    assert statistics_of(run).contrasts == [
-        (f"{TUNED[0]}@a", f"{ZERO[0]}@a"),
-        (f"{TUNED[0]}@b", f"{ZERO[0]}@b"),
-    ]
-
-
-def test_other_machines_and_versions_are_told_and_times_not_called_comparable(lab: Lab) -> None:
-    def gpu(writer: Any) -> None:
         writer.provenance["hardware"] |= {"gpu": "Big Accelerator", "cores": 16}
         writer.provenance["packages"] |= {"torch": "2.10.0"}
-        for record in writer.arms:
-            record["device"] = "cuda"
+        writer.arms = [record | {"device": "cuda"} for record in writer.arms]
+        writer.study["statistics"] |= {"dsc-margin": 0.1}
 
-    run = merged(lab("lab-a", BOXES), lab("lab-b", ZERO, gpu))
+    two = lab("lab-b", ZERO, another)
+    (two / "arms" / ZERO[0] / "timing.parquet").write_bytes(b"")
+    run = merged(lab("lab-a", BOXES), two)
     assert lines(run, "machines") == (
         "cores: 2 (lab-a), 16 (lab-b)",
         "gpu: none (lab-a), Big Accelerator (lab-b)",
@@ -187,21 +185,8 @@ def test_other_machines_and_versions_are_told_and_times_not_called_comparable(la
         "gtvbench 0.1.0; Some Processor, 16 cores, 8.0 GB, Big Accelerator; ran on cuda; "
         "weights lite_medsam.pth (published weights, verified), sha256 79d8c9dca6db"
     )
-
-
-def test_other_margins_are_told_and_those_of_the_first_run_hold(lab: Lab) -> None:
-    def wider(writer: Any) -> None:
-        writer.study["statistics"] = {"dsc-margin": 0.1}
-
-    run = merged(lab("lab-a", BOXES), lab("lab-b", ZERO, wider))
     assert lines(run, "statistics") == ("dsc_margin: 0.05 (lab-a), 0.1 (lab-b)",)
-    assert statistics_of(run).dsc_margin == 0.05
-
-
-def test_notices_of_a_run_carry_its_label(lab: Lab) -> None:
-    two = lab("lab-b", ZERO)
-    (two / "arms" / ZERO[0] / "timing.parquet").write_bytes(b"")
-    run = merged(lab("lab-a", BOXES), two)
+    assert statistics_of(run).dsc_margin == 0.05, "that of the first run holds"
     assert lines(run, "damaged")[0].startswith(f"lab-b: arms/{ZERO[0]}/timing.parquet")
 
 
@@ -217,32 +202,15 @@ def test_three_runs_with_folders_of_one_name_are_told_apart(lab: Lab) -> None:
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e"
 
 
-def equal(writer: Any) -> None:
-    writer.scores.loc[writer.scores["status"] == "ok", ["value", "raw"]] = 0.5
-
-
 def all_failed(writer: Any) -> None:
     for record in writer.arms:
         writer.fail(record["arm"], writer.cases, "crashed")
         record |= {"status": "failed", "reason": "6 of 6 cases have no prediction"}
 
 
-def absent(writer: Any) -> None:
-    rows = writer.scores["structure"] == "GTV-N"
-    volumes = writer.scores["metric"].str.contains("volume|tp_")
-    writer.scores.loc[rows, "status"] = "both_empty"
-    writer.scores.loc[rows & ~volumes, ["value", "raw"]] = np.nan
-    writer.scores.loc[rows & volumes, ["value", "raw"]] = 0.0
-
-
 def not_finite(writer: Any) -> None:
     writer.scores.loc[writer.scores["metric"] == "hd95_mm", ["value", "raw"]] = np.inf
     writer.scores.loc[writer.scores["metric"] == "nsd", ["value", "raw"]] = np.nan
-
-
-def one_patient(writer: Any) -> None:
-    writer.scores = writer.scores[writer.scores["case"] == writer.cases[0]].reset_index(drop=True)
-    writer.provenance["subsets"]["test"] = writer.cases[:1]
 
 
 def one_arm(writer: Any) -> None:
@@ -262,27 +230,9 @@ def hostile(writer: Any) -> None:
     writer.provenance["scoring"] |= {"tool": HOSTILE}
 
 
-@pytest.mark.parametrize(
-    "change", [equal, all_failed, absent, not_finite, one_patient, one_arm, unscored, hostile], ids=lambda c: c.__name__
-)
-def test_runs_at_the_edge_are_rendered_together(lab: Lab, change: Callable[[Any], None]) -> None:
-    run = merged(lab("lab-a", BOXES, change), lab("lab-b", BOXES, change))
-    text, statistics = build.render(run, wide_scores(run.scores))
-    assert text.rstrip().endswith("</html>")
-    assert "alert(1)</script>" not in text
-    assert "\u202e" not in text
-    assert json.loads(statistics)["schema"] >= 1
-
-
-def test_merging_does_not_depend_on_the_order_of_rows(lab: Lab) -> None:
-    def shuffled(writer: Any) -> None:
-        order = np.random.default_rng(3).permutation(len(writer.scores))
-        writer.scores = writer.scores.iloc[order].reset_index(drop=True)
-
-    run = merge(
-        [
-            Candidate(c.label, c.folder, c.run)
-            for c in read_candidates([lab("lab-a", BOXES), lab("lab-b", BOXES, shuffled)])
-        ]
-    )
-    assert run.arm_names == list(BOXES)
+@pytest.mark.parametrize("change", [all_failed, not_finite, one_arm, unscored, hostile], ids=lambda c: c.__name__)
+def test_runs_at_the_edge_are_merged_and_told(lab: Lab, change: Callable[[Any], None]) -> None:
+    page = page_of(merged(lab("lab-a", BOXES, change), lab("lab-b", BOXES, change)))
+    assert page.rstrip().endswith("</html>")
+    assert "alert(1)</script>" not in page
+    assert "\u202e" not in page

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import simulated
+from pages import Undrawn, page_of
 
 from gtvbench.reports.analysis import scores
 from gtvbench.reports.analysis.analysis import Results, analyse
 from gtvbench.reports.figures import static_charts, vector, volume_figures
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
 from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
-from gtvbench.reports.page.build import build_report
 from gtvbench.reports.page.sections import profiles, ranking, volumes
-from gtvbench.reports.page.sections.collected import Collected
 from gtvbench.reports.run.load import read_run
 
 CHART = Chart(
@@ -32,9 +31,14 @@ CHART = Chart(
 )  # fmt: skip
 
 
+QUICK = {"resamples": 1000}
+
+
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Results]:
-    folder = simulated.write_simulated_run(tmp_path_factory.mktemp("charts") / "run", 30, seed=2, failed=0.02)
+    folder = simulated.write_simulated_run(
+        tmp_path_factory.mktemp("charts") / "run", 30, seed=2, failed=0.02, statistics=QUICK
+    )
     run = read_run(folder)
     wide = scores.wide_scores(run.scores)
     return run, wide, analyse(run, wide)
@@ -67,33 +71,35 @@ def test_ticks_of_volume_lie_inside_and_are_neither_one_nor_many(span: tuple[flo
 
 def test_profiles_and_volumes_show_what_was_analysed(known: tuple[Any, Any, Results]) -> None:
     run, wide, results = known
-    collected = Collected()
-    shown = profiles.profiles(run, results, collected)
+    book = Undrawn()
+    shown = profiles.profiles(run, results, book)
     assert [figure.id for figure in shown] == ["profile-dsc-0", "profile-hd95-0", "profile-dsc-1", "profile-hd95-1"]
-    (axes,) = collected.figures["profile-dsc-0"]().axes
+    (axes,) = book.figures["profile-dsc-0"]().axes
     curve = next(line for line in axes.lines if line.get_label() == "nnunet-box.multimodal")
     own = results.profiles.query("structure == 'GTV-T' and metric == 'dsc' and arm == 'nnunet-box.multimodal'")
     assert list(curve.get_ydata()) == [round(v, 4) for v in own["share"]]
-    parts = volumes.volumes(run, wide, results, collected)
+    parts = volumes.volumes(run, wide, results, book)
     assert "Wald chi-square" in parts[0]["parts"][0]["sentence"]
     assert parts[0]["parts"][0]["thirds"].rows
     failed = int(wide.query("failed and structure == 'GTV-N' and scope == 'volume'").shape[0])
     assert failed > 0 and f"{failed} mask" in parts[1]["parts"][1]["figure"].reading
-    agreement = volumes.agreement(run, results, collected)
+    agreement = volumes.agreement(run, results, book)
     assert [figure.id for figure in agreement[0]["figures"]] == ["bland-altman-ml-0", "bland-altman-ratio-0"]
 
 
 def test_a_diagram_stands_only_where_arms_could_be_told_apart(tmp_path: Path, known: tuple[Any, Any, Results]) -> None:
     run, _, results = known
-    many = ranking.ranking(results.rankings, run.structures, Collected())
+    many = ranking.ranking(results.rankings, run.structures, Undrawn())
     assert [f.id for f in many[0]["parts"][0]["figures"]] == ["ranks-dsc-0", "apart-dsc-0"]
-    few = read_run(simulated.write_simulated_run(tmp_path / "run", 8, seed=3))
-    found = ranking.ranking(analyse(few, scores.wide_scores(few.scores)).rankings, few.structures, Collected())
+    few = read_run(simulated.write_simulated_run(tmp_path / "run", 8, seed=3, statistics=QUICK))
+    found = ranking.ranking(analyse(few, scores.wide_scores(few.scores)).rankings, few.structures, Undrawn())
     assert [f.id for f in found[0]["parts"][0]["figures"]] == ["ranks-dsc-0"]
     assert "no two arms can be told apart after Holm" in found[0]["parts"][0]["sentence"]
 
 
 def test_repetitions_get_a_section_of_their_own(tmp_path: Path) -> None:
-    page = build_report(simulated.write_simulated_run(tmp_path / "run", 8, seeds=(1, 2), seed=3)).read_text()
+    arms = ("nnunet.multimodal", "nnunet-box.multimodal")
+    effects = {arm: simulated.EFFECTS[arm] for arm in arms}
+    page = page_of(simulated.write_simulated_run(tmp_path / "run", 8, effects, seeds=(1, 2), seed=3, statistics=QUICK))
     assert 'id="repetitions"' in page and "Run-to-run spread" in page
     assert 'href="#repetitions"' in page

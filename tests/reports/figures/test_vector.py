@@ -18,7 +18,6 @@ from gtvbench.reports.figures.canvas import Canvas
 _SCRIPT = """
 import hashlib, sys
 sys.path.insert(0, {folder!r})
-from test_vector import make
 from test_vector import parts
 print(*[hashlib.sha256(part).hexdigest() for part in parts()])
 """
@@ -40,36 +39,25 @@ def parts() -> list[bytes]:
     return [vector.inline(make, "p").encode(), *vector.files(make).values()]
 
 
-def test_the_same_figure_gives_the_same_bytes_twice() -> None:
-    assert parts() == parts()
-
-
 def test_the_same_figure_gives_the_same_bytes_in_another_process() -> None:
     script = _SCRIPT.format(folder=str(Path(__file__).parent))
     own = [hashlib.sha256(part).hexdigest() for part in parts()]
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True,
-            check=True,
-        )  # fmt: skip
-        assert done.stdout.split() == own
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": "1"}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == own
 
 
-def test_no_date_and_no_version_is_in_the_files() -> None:
-    for content in vector.files(make).values():
-        for word in (b"CreationDate", b"ModDate", b"Producer", b"Creator", b"dc:date", b"matplotlib v", b"Matplotlib"):
-            assert word not in content
-
-
-def test_the_svg_file_has_a_white_ground_and_text_and_no_link() -> None:
+def test_the_svg_file_has_a_white_ground_text_no_link_and_no_date() -> None:
     drawn = vector.files(make)
     root = ET.fromstring(drawn["svg"])
-    first = root[0]
-    assert first.tag.endswith("rect")
-    assert first.get("fill") == "#ffffff"
+    assert root[0].tag.endswith("rect") and root[0].get("fill") == "#ffffff"
     text = " ".join(element.text or "" for element in root.iter() if element.tag.endswith("text"))
     assert "DSC, $not_math$ ± Größe" in text
-    assert b"PHA-001" not in drawn["svg"] and b"PHA-001" not in drawn["pdf"]
+    dates = (b"CreationDate", b"ModDate", b"Producer", b"Creator", b"dc:date", b"matplotlib v", b"Matplotlib")
+    for content in drawn.values():
+        assert not [word for word in (b"PHA-001", *dates) if word in content]
 
 
 def test_the_page_s_own_copy_has_marks_that_link_and_the_ground_of_the_page() -> None:
@@ -78,15 +66,7 @@ def test_the_page_s_own_copy_has_marks_that_link_and_the_ground_of_the_page() ->
     assert inline.count("<a ") == 2 and 'id="background"' not in inline and "#16181b" not in inline
 
 
-def test_fonts_are_embedded_as_truetype() -> None:
-    pdf = vector.files(make)["pdf"]
-    assert pdf.startswith(b"%PDF-")
-    assert b"/CIDFontType2" in pdf
-    assert re.search(rb"/FontFile2 \d+ 0 R", pdf)
-    assert b"/Type3" not in pdf
-
-
-def test_letters_that_the_font_lacks_break_nothing() -> None:
+def test_fonts_are_embedded_as_truetype_and_letters_that_they_lack_break_nothing() -> None:
     def named() -> Figure:
         figure = Figure(figsize=(3, 2))
         figure.text(0.1, 0.5, "肿瘤 \u05d0 \U0001f600")
@@ -94,7 +74,11 @@ def test_letters_that_the_font_lacks_break_nothing() -> None:
 
     drawn = vector.files(named)
     assert "肿瘤".encode() in drawn["svg"]
-    assert drawn == vector.files(named)
+    for pdf in (drawn["pdf"], vector.files(make)["pdf"]):
+        assert pdf.startswith(b"%PDF-")
+        assert b"/CIDFontType2" in pdf
+        assert re.search(rb"/FontFile2 \d+ 0 R", pdf)
+        assert b"/Type3" not in pdf
 
 
 @pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not installed")

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
+from run_writer import PLANS, Plan, RunWriter
 
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.figures import vector
@@ -25,8 +24,8 @@ def _texts(found: Flow) -> list[str]:
     return [text.get_text() for text in draw_flow(found).findobj(Text) if text.get_text()]
 
 
-def test_patients_subsets_and_cases_add_up(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    found = _flow(new_run(), tmp_path)
+def test_patients_subsets_and_cases_add_up(tmp_path: Path) -> None:
+    found = _flow(RunWriter(), tmp_path)
     assert found.subsets == (("training", 16), ("validation", 2), ("test", 8))
     assert found.patients == 26
     assert (found.cases, found.unscored) == (8, 0)
@@ -38,8 +37,8 @@ def test_patients_subsets_and_cases_add_up(new_run: Callable[..., Any], tmp_path
     assert "Every arm has a mask of every structure that is there." in reading(found)
 
 
-def test_failed_cases_are_masks_that_are_not_there(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    writer = new_run()
+def test_failed_cases_are_masks_that_are_not_there(tmp_path: Path) -> None:
+    writer = RunWriter()
     writer.fail("box-fill", writer.cases[:3], "timeout")
     writer.arms.append({"arm": "nnunet.multimodal", "method": "nnunet", "status": "skipped"})
     writer.arms.append({"arm": "late", "method": "late", "status": "failed"})
@@ -58,26 +57,19 @@ def test_failed_cases_are_masks_that_are_not_there(new_run: Callable[..., Any], 
     assert "No score: late" in texts
 
 
-def test_an_arm_of_which_every_case_failed_has_no_mask(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    writer = new_run(structures=("GTV",))
-    writer.fail("box-fill", writer.cases, "crashed")
-    (structure,) = _flow(writer, tmp_path).structures
-    (arm,) = [a for a in structure.arms if a.arm == "box-fill"]
-    assert (arm.scored, arm.without_mask) == (0, 8)
-
-
-def test_one_patient_and_one_arm_are_told_in_the_singular(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    writer = new_run(patients=1, structures=("GTV",), plans=new_run().plans[:1])
+def test_one_patient_is_told_in_the_singular_and_an_arm_whose_every_case_failed_has_no_mask(tmp_path: Path) -> None:
+    writer = RunWriter(patients=1, structures=("GTV",), plans=PLANS[:1])
     writer.provenance["subsets"] = {"train": [], "validation": [], "test": writer.cases}
+    writer.fail("box-ellipse", writer.cases, "crashed")
     found = _flow(writer, tmp_path)
     assert reading(found).startswith("1 patient (1 test); 1 test case scored. GTV is in the reference of 1.")
     assert "1 patient" in _texts(found)
+    (arm,) = found.structures[0].arms
+    assert (arm.scored, arm.without_mask) == (0, 1)
 
 
-def test_false_positives_are_counted_where_the_structure_is_absent(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    plan = type(new_run().plans[0])("nnunet", "none", 0.8, prompted=False)
-    writer = new_run(plans=(plan,))
-    found = _flow(writer, tmp_path)
+def test_false_positives_are_counted_where_the_structure_is_absent(tmp_path: Path) -> None:
+    found = _flow(RunWriter(plans=(Plan("nnunet", "none", 0.8, prompted=False),)), tmp_path)
     nodes = found.structures[1]
     assert nodes.arms[0].false_positives == nodes.absent == 2
     table = flow_table(found)
@@ -88,8 +80,8 @@ def test_false_positives_are_counted_where_the_structure_is_absent(new_run: Call
     assert "Reference lacks it: ref\\_empty\\_fp" in tables.as_markdown(table)
 
 
-def test_a_structure_that_nobody_has_is_told(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    writer = new_run()
+def test_a_structure_that_nobody_has_is_told_and_without_scores_the_flow_ends_with_the_split(tmp_path: Path) -> None:
+    writer = RunWriter()
     nodes = writer.scores["structure"] == "GTV-N"
     writer.scores.loc[nodes & (writer.scores["metric"] == "reference_volume_ml"), "value"] = 0.0
     writer.scores.loc[nodes, "status"] = "both_empty"
@@ -97,37 +89,27 @@ def test_a_structure_that_nobody_has_is_told(new_run: Callable[..., Any], tmp_pa
     assert (found.structures[1].present, found.structures[1].absent) == (0, 8)
     assert "GTV-N is in the reference of 0" in reading(found)
     assert any("lacking in 8" in text for text in _texts(found))
-
-
-def test_without_scores_the_flow_ends_with_the_split(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    writer = new_run()
     writer.scores = writer.scores.iloc[:0]
     found = _flow(writer, tmp_path)
     assert reading(found).endswith("nothing is scored yet.")
-    assert draw_flow(found).findobj(Text)
+    assert _texts(found)
 
 
-@pytest.mark.parametrize("size", [9.5, 11.4])
-def test_no_text_of_the_figure_leaves_it_or_overlaps_another(
-    size: float, new_run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_no_text_of_the_figure_leaves_it_or_overlaps_another(tmp_path: Path) -> None:
     name = "a-method-with-a-very-long-name-that-goes-on-and-on.multimodal.seed12"
-    plan = type(new_run().plans[0])
-    plans = (plan(name, "none", 0.8), *new_run().plans)
-    writer = new_run(patients=400, structures=("GTV-T", "肿瘤\u202e " + "x" * 60), plans=plans)
-    writer.fail(name, writer.cases[:150], "crashed")
+    plans = (Plan(name, "none", 0.8), *PLANS)
+    writer = RunWriter(patients=60, structures=("GTV-T", "肿瘤\u202e " + "x" * 60), plans=plans)
+    writer.fail(name, writer.cases[:25], "crashed")
     writer.arms += [{"arm": f"skipped-{k}", "method": "x", "status": "skipped"} for k in range(20)]
     found = _flow(writer, tmp_path)
-    with vector._in_style(), rc_context({"font.size": size}):
+    with vector._in_style():
         figure = draw_flow(found)
         FigureCanvasAgg(figure).draw()
         boxes = [text.get_window_extent() for text in figure.findobj(Text) if text.get_text().strip()]
     width, height = figure.bbox.size
+    assert width == pytest.approx(figure.dpi * 360 / 72)
     for box in boxes:
-        assert box.x0 >= 0
-        assert box.x1 <= width
-        assert box.y0 >= 0
-        assert box.y1 <= height
+        assert 0 <= box.x0 <= box.x1 <= width and 0 <= box.y0 <= box.y1 <= height
     for k, box in enumerate(boxes):
         for other in boxes[k + 1 :]:
             across = min(box.x1, other.x1) - max(box.x0, other.x0)
@@ -137,15 +119,6 @@ def test_no_text_of_the_figure_leaves_it_or_overlaps_another(
 
 def test_long_names_are_cut_in_the_middle_and_wide_letters_count_twice() -> None:
     cut = _fit("litemedsam-fine-tuned-on-our-own-patients.multimodal", 32)
-    assert len(cut) <= 32
-    assert cut.startswith("litemedsam-fin")
-    assert cut.endswith("ts.multimodal")
+    assert len(cut) <= 32 and cut.startswith("litemedsam-fin") and cut.endswith("ts.multimodal")
     assert len(_fit("瘤" * 40, 32)) <= 17
     assert _fit("short", 32) == "short"
-
-
-def test_the_figure_is_360_units_wide_and_the_same_on_every_call(new_run: Callable[..., Any], tmp_path: Path) -> None:
-    found = _flow(new_run(), tmp_path)
-    drawn = vector.inline(lambda: draw_flow(found), "flow")
-    assert 'viewBox="0 0 360 ' in drawn
-    assert drawn == vector.inline(lambda: draw_flow(found), "flow")

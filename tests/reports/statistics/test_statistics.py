@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from gtvbench.reports.statistics.agreement import bland_altman, icc, icc_agreement
-from gtvbench.reports.statistics.intervals import bca_of_means, of_median, resampled_means
+from gtvbench.reports.statistics.intervals import bca_of_means, of_median
 from gtvbench.reports.statistics.mixed import random_intercept
 from gtvbench.reports.statistics.paired import (
     differences_of,
@@ -27,7 +27,6 @@ from gtvbench.reports.statistics.ranking import (
     nemenyi_distance,
     ranking_of,
     ranks_of,
-    stability,
 )
 
 MAIZE = [6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]
@@ -58,21 +57,13 @@ def test_darwins_maize_has_its_exact_values() -> None:
 def test_the_signed_rank_of_demsars_table_agrees_with_the_printed_one() -> None:
     found = signed_rank(differences_of(DEMSAR[:, 0], DEMSAR[:, 1]))
     assert found.statistic == 6.5 and found.n == 12
-    approximate = stats.wilcoxon(differences_of(DEMSAR[:, 0], DEMSAR[:, 1]), method="approx").pvalue
-    assert approximate == pytest.approx(0.010757, abs=1e-6)
-    for method, statistic, p in (("zsplit", 12, None), ("pratt", 10.5, 0.010792)):
-        other = stats.wilcoxon(differences_of(DEMSAR[:, 0], DEMSAR[:, 1]), zero_method=method, method="approx")
-        assert other.statistic == statistic and (p is None or other.pvalue == pytest.approx(p, abs=1e-6))
-    assert found.p == pytest.approx(approximate, abs=0.004)  # exact given the ties, beside the normal approximation
+    assert found.p == pytest.approx(0.010757, abs=0.004)  # exact given the ties, beside the normal approximation
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_exact_p_values_are_those_of_scipy_without_ties(seed: int) -> None:
-    values = np.random.default_rng(seed).normal(0.3, 1, 20)
-    assert signed_rank(values).p == pytest.approx(stats.wilcoxon(values, method="exact").pvalue, abs=1e-12)
-
-
-def test_exact_p_values_with_ties_count_every_sign() -> None:
+def test_exact_p_values_are_those_of_scipy_without_ties_and_count_every_sign_with_them() -> None:
+    for seed in range(5):
+        drawn = np.random.default_rng(seed).normal(0.3, 1, 20)
+        assert signed_rank(drawn).p == pytest.approx(stats.wilcoxon(drawn, method="exact").pvalue, abs=1e-12)
     values = np.array([1.0, 1, 2, -2, 3, 3, -1])
     ranks = stats.rankdata(abs(values))
     sums = [sum(r for r, s in zip(ranks, f"{k:07b}", strict=True) if s == "1") for k in range(2**7)]
@@ -89,13 +80,9 @@ def test_large_samples_use_the_normal_approximation() -> None:
 def test_noise_in_the_last_digit_makes_no_ranks() -> None:
     one, other = [0.5, 0.825, 0.375, 0.5], [0.525, 0.775, 0.325, 0.55]
     found = signed_rank(differences_of(one, other))
-    greater = stats.wilcoxon(differences_of(one, other), alternative="greater")
-    assert (found.positive, found.negative) == (6, 4) and greater.statistic == 6
-    ranks = stats.rankdata(abs(differences_of(one, other)))
-    sums = [sum(r for r, s in zip(ranks, f"{k:04b}", strict=True) if s == "1") for k in range(16)]
-    assert np.mean(np.array(sums) >= found.positive) == 0.5
-    naive = stats.wilcoxon(one, other, alternative="greater")
-    assert (naive.statistic, naive.pvalue) == (5, 0.5625), "what noise in the last digit would make of it"
+    assert (found.positive, found.negative) == (6, 4), "noise in the last digit would make it 5 and 5"
+    with pytest.raises(ValueError, match="finite"):  # a failed case is never silently dropped
+        differences_of([1.0, float("nan")], [1.0, 2.0])
 
 
 def test_the_sleep_data_of_r() -> None:
@@ -107,8 +94,6 @@ def test_the_sleep_data_of_r() -> None:
     assert (low, high) == (pytest.approx(-2.459886, abs=1e-6), pytest.approx(-0.700114, abs=1e-6))
     assert equivalence_p(d, 2.5) == pytest.approx(0.0211169, abs=1e-7)
     assert non_inferiority_p(d, 2.5) == pytest.approx(0.0211169, abs=1e-7)
-    corrected = stats.wilcoxon(d, correction=True, method="approx").pvalue
-    assert corrected == pytest.approx(0.0090907, abs=1e-7)
     days = np.concatenate([other, one])
     design = np.stack([np.ones(20), np.repeat([1.0, 0.0], 10)], axis=1)
     fit = random_intercept(days, design, [*range(10), *range(10)])
@@ -120,22 +105,8 @@ def test_the_sleep_data_of_r() -> None:
 
 def test_holm_on_the_p_values_of_benjamini_and_hochberg() -> None:
     p = [
-        0.0001,
-        0.0004,
-        0.0019,
-        0.0095,
-        0.0201,
-        0.0278,
-        0.0298,
-        0.0344,
-        0.0459,
-        0.324,
-        0.4262,
-        0.5719,
-        0.6528,
-        0.759,
-        1,
-    ]
+        0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528, 0.759, 1,
+    ]  # fmt: skip
     adjusted = holm(p)
     np.testing.assert_allclose(adjusted[:6], [0.0015, 0.0056, 0.0247, 0.1140, 0.2211, 0.2780], atol=5e-5)
     assert (adjusted < 0.05).sum() == 3 and adjusted.max() == 1
@@ -148,9 +119,6 @@ def test_the_bca_interval_is_that_of_r_boot() -> None:
     (found,) = bca_of_means(x, seed=3, resamples=200_000)
     assert found.method == "BCa"
     assert found.low == pytest.approx(32.31, rel=0.005) and found.high == pytest.approx(91.43, rel=0.005)
-    drawn = np.quantile(resampled_means(np.array(x, float)[:, None], 3, 200_000)[:, 0], [0.025, 0.975])
-    assert drawn == pytest.approx([28.86, 84.21], rel=0.005)
-    assert 2 * np.mean(x) - drawn[::-1] == pytest.approx([23.77, 79.12], rel=0.005), "the basic interval"
 
 
 def test_bca_agrees_with_scipy_column_by_column_and_is_repeatable() -> None:
@@ -185,7 +153,6 @@ def test_demsars_table_has_its_friedman_statistic() -> None:
     assert found is not None
     assert found.chi2 == pytest.approx(10.95238, abs=1e-5) and found.p == pytest.approx(0.0119862, abs=1e-7)
     assert found.kendall_w == pytest.approx(10.95238 / (14 * 3), abs=1e-6)
-    assert stats.studentized_range.isf(0.05, 4, np.inf) / np.sqrt(2) == pytest.approx(2.569, abs=5e-4)
     assert nemenyi_distance(4, 14) == pytest.approx(1.2536, abs=5e-5)
     assert friedman(DEMSAR[:, :2]) is None and friedman(np.ones((5, 4))) is None
 
@@ -198,23 +165,8 @@ def test_rankings_tie_where_noise_alone_differs() -> None:
         assert ranking_of(table, scheme, higher_is_better=False).tolist() == [3, 1, 2]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_clear_ranking_is_stable_and_a_tie_is_not(scheme: str) -> None:
-    rng = np.random.default_rng(3)
-    clear = rng.normal([0.9, 0.7, 0.5], 0.02, size=(20, 3))
-    found = stability(clear, scheme, seed=1)
-    assert found.ranks.tolist() == [1, 2, 3]
-    np.testing.assert_allclose(found.probability, np.eye(3))
-    assert found.tau == (1, 1, 1)
-    unclear = rng.normal(0.7, 0.1, size=(20, 3))
-    found = stability(unclear, scheme, seed=1)
-    assert found.probability.max() < 0.99 and found.tau[0] < 1
-    np.testing.assert_allclose(found.probability.sum(1), 1)
-
-
 def test_kendalls_tau_is_that_of_the_documentation() -> None:
     assert kendall_tau_b([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]) == pytest.approx(-0.4714045, abs=1e-7)
-    assert stats.kendalltau([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]).pvalue == pytest.approx(0.2827455, abs=1e-7)
     assert kendall_tau_b([1, 1, 1], [1, 2, 3]) == 0
 
 
@@ -254,8 +206,3 @@ def test_power_is_that_of_published_tables() -> None:
     assert all(0 < detectable_difference(1.0, n) < 100 for n in range(2, 12))
     assert patients_needed(0.1, 0.05) == 34 and patients_needed(1.0, 0.2) == 199, "G*Power 3.1"
     assert detectable_difference(0.0, 5) == 0 and np.isnan(detectable_difference(1.0, 1))
-
-
-def test_a_failed_case_is_never_silently_dropped() -> None:
-    with pytest.raises(ValueError, match="finite"):
-        differences_of([1.0, float("nan")], [1.0, 2.0])

@@ -1,8 +1,10 @@
 import base64
+import io
 import json
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from run_pictures import GRID, add_pictures
+from run_writer import RunWriter
 
-from gtvbench.reports.analysis import scores, selection
-from gtvbench.reports.run.load import FinishedRun, read_run
+from gtvbench.reports.analysis import scores as tables
+from gtvbench.reports.analysis import selection
+from gtvbench.reports.run.load import Run, read_run
 from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.text import addresses, templating
 from gtvbench.reports.viewer import build
@@ -20,7 +24,7 @@ from gtvbench.reports.viewer import build
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 
 
-def section_html(run: FinishedRun, context: dict[str, Any]) -> str:
+def section_html(run: Run, context: dict[str, Any]) -> str:
     template = templating.environment().get_template("viewer.html.j2")
     return template.render(viewer=context, run=run)
 
@@ -33,21 +37,21 @@ def data_of(html: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pictured(tmp_path_factory: pytest.TempPathFactory, new_run: NewRun) -> Path:
+def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of eight patients with pictures, one of them crashed in one arm."""
-    writer = new_run()
+    writer = RunWriter()
     writer.fail("box-fill", [writer.cases[1]], "crashed")
     return add_pictures(writer.write(tmp_path_factory.mktemp("pictured") / "run"), writer)
 
 
 @pytest.fixture(scope="module")
-def loaded(pictured: Path) -> tuple[FinishedRun, pd.DataFrame]:
+def loaded(pictured: Path) -> tuple[Run, pd.DataFrame]:
     run = read_run(pictured)
-    return run, scores.wide_scores(run.scores)
+    return run, tables.wide_scores(run.scores)
 
 
 @pytest.fixture(scope="module")
-def pages(loaded: tuple[FinishedRun, pd.DataFrame]) -> dict[str, str]:
+def pages(loaded: tuple[Run, pd.DataFrame]) -> dict[str, str]:
     return dict(build.case_pages(*loaded))
 
 
@@ -63,7 +67,7 @@ def table_of(scores: dict[str, float | None]) -> pd.DataFrame:
             rows.append(("a", "a", "none", 1, case, case, "T", "volume", metric, shown, shown, status))
     columns = ["arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw",
                "status"]  # fmt: skip
-    return scores.wide_scores(pd.DataFrame(rows, columns=columns))
+    return tables.wide_scores(pd.DataFrame(rows, columns=columns))
 
 
 def roles(scores: dict[str, float | None]) -> dict[str, tuple[str, ...]]:
@@ -75,36 +79,29 @@ def test_worst_median_and_best_are_taken_among_usable_masks_and_failures_beside_
     assert found == {"p1": ("best",), "p3": ("failed",), "p5": ("median",), "p6": ("worst",), "p7": ("failed",)}
 
 
-def test_ties_go_to_the_first_by_name() -> None:
+def test_ties_go_to_the_first_by_name_and_a_single_case_is_everything() -> None:
     assert roles({"p3": 0.5, "p2": 0.8, "p1": 0.5, "p4": 0.8}) == {"p1": ("worst", "median"), "p2": ("best",)}
-
-
-def test_a_single_case_is_everything_and_a_failed_arm_has_failures_only() -> None:
     assert roles({"p1": 0.5}) == {"p1": ("worst", "median", "best")}
     assert roles({"p1": None, "p2": None}) == {"p1": ("failed",), "p2": ("failed",)}
 
 
-def test_a_structure_that_the_reference_lacks_gives_no_reason(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
-    run, wide = loaded
-    absent = set(wide.loc[~wide["present"], "case"])
-    found = selection.reasons(wide, run.arm_names, run.structures)
-    assert absent and not {r.case for r in found if r.structure == "GTV-N"} & absent
-
-
-def test_failed_and_worst_cases_come_first(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
+def test_failed_and_worst_cases_come_first_and_structures_that_are_not_there_give_no_reason(
+    loaded: tuple[Run, pd.DataFrame],
+) -> None:
     run, wide = loaded
     found = selection.reasons(wide, run.arm_names, run.structures)
     order = selection.chosen(found)
     assert len(order) == len(set(order)) == len({reason.case for reason in found})
-    first = {role for reason in found if reason.case == order[0] for role in reason.roles}
-    assert "failed" in first
+    assert "failed" in {role for reason in found if reason.case == order[0] for role in reason.roles}
     assert order == selection.chosen(list(reversed(found)))
+    absent = set(wide.loc[~wide["present"], "case"])
+    assert absent and not {r.case for r in found if r.structure == "GTV-N"} & absent
 
 
 # ---- reading
 
 
-def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
+def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, _ = loaded
     pictures = Pictures(run)
     case = pictures.case("PHA-025")
@@ -122,37 +119,24 @@ def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[FinishedRun,
     assert pictures.case("nobody") is None
 
 
-def test_contours_of_another_frame_are_not_drawn(pictured: Path, tmp_path: Path) -> None:
-    run = read_run(pictured)
+def test_contours_of_another_frame_are_not_drawn_and_an_oblique_grid_names_two_sides(
+    loaded: tuple[Run, pd.DataFrame],
+) -> None:
+    run, _ = loaded
     case = Pictures(run).case("PHA-025")
     assert case is not None
     shifted = {**case.record, "crop": [[0, 1], [0, 1], [0, 1]]}
     assert Pictures(run).contours("box-fill", type(case)(case.path, shifted)) is None
-
-
-def test_an_oblique_grid_names_two_sides(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
-    case = Pictures(loaded[0]).case("PHA-025")
-    assert case is not None
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
     grid = {**case.record["grid"], "direction": [c, -s, 0, s, c, 0, 0, 0, 1]}
     assert type(case)(case.path, {**case.record, "grid": grid}).sides == ("RA", "LP", "AL", "PR")
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an archive", b"PK\x05\x06" + b"\0" * 18])
-def test_a_damaged_archive_counts_as_missing(new_run: NewRun, tmp_path: Path, damage: bytes) -> None:
-    writer = new_run(patients=2)
-    folder = add_pictures(writer.write(tmp_path / "run"), writer)
-    (folder / "pictures" / "PHA-025.zip").write_bytes(damage)
-    run = read_run(folder)
-    found = dict(build.case_pages(run, scores.wide_scores(run.scores)))
-    assert "There are no pictures" in found["PHA-025.html"] and "viewer-data" in found["PHA-026.html"]
-
-
 # ---- pages
 
 
-def test_every_test_case_has_a_page_with_its_scores(
-    loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]
+def test_every_test_case_has_a_page_with_its_scores_that_asks_for_nothing_outside_itself(
+    loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]
 ) -> None:
     run, wide = loaded
     assert set(pages) == {f"{case}.html" for case in run.subsets["test"]}
@@ -160,9 +144,6 @@ def test_every_test_case_has_a_page_with_its_scores(
     assert f"{row['dsc']:.3f}" in pages["PHA-025.html"]
     assert 'href="PHA-026.html" rel="next"' in pages["PHA-025.html"]
     assert 'rel="prev"' not in pages["PHA-025.html"]
-
-
-def test_a_page_asks_for_nothing_outside_itself(pages: dict[str, str]) -> None:
     for html in pages.values():
         assert "default-src 'none'" in html
         for target in re.findall(r'(?:src|href)="([^"]*)"', html):
@@ -185,9 +166,7 @@ def test_pictures_and_contours_travel_in_the_page(pictured: Path, pages: dict[st
     assert case["reference"][0][case["start"]], "the viewer opens on a slice with the target"
 
 
-def test_a_failed_arm_says_so_instead_of_a_contour(
-    loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]
-) -> None:
+def test_a_failed_arm_says_so_instead_of_a_contour(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
     data = data_of(pages["PHA-026.html"])
     (case,) = data["cases"]
     by_name = {arm["name"]: entry for arm, entry in zip(data["arms"], case["arms"], strict=True)}
@@ -205,7 +184,7 @@ def test_without_script_a_figure_and_a_table_remain(pages: dict[str, str]) -> No
     assert "multimodal" in still
 
 
-def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
+def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, wide = loaded
     context = build.viewer_section(run, wide)
     html = section_html(run, context)
@@ -215,7 +194,7 @@ def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Finish
     assert all(f'href="{addresses.case_link(name)}"' in html for name in run.subsets["test"])
 
 
-def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
+def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, wide = loaded
     whole = len(build.viewer_section(run, wide)["data"])
     context = build.viewer_section(run, wide, whole // 3)
@@ -223,7 +202,7 @@ def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Finishe
     assert json.loads(context["data"])["cases"][0]["name"] == "PHA-026"
 
 
-def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
+def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Run, pd.DataFrame]) -> None:
     run, wide = loaded
     (one,) = data_of(dict(build.case_pages(run, wide))["PHA-026.html"])["cases"]
     budget = len(templating.script_json(one)) // 2
@@ -233,51 +212,42 @@ def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Fi
     assert len(case["pictures"]["CT"]) == len(case["slices"]) < len(one["slices"])
 
 
-def test_a_run_without_pictures_says_what_to_do(new_run: NewRun, tmp_path: Path) -> None:
-    run = read_run(new_run(patients=2).write(tmp_path / "run"))
-    wide = scores.wide_scores(run.scores)
+def test_a_run_without_pictures_scores_or_the_wish_for_pictures_says_what_to_do(
+    read: Callable[[Any], Run], pictured: Path
+) -> None:
+    writer = RunWriter(patients=2)
+    run = read(writer)
+    wide = tables.wide_scores(run.scores)
     html = section_html(run, build.viewer_section(run, wide))
     assert "Start the same “bench run” again" in html and "<script" not in html
     for case in dict(build.case_pages(run, wide)).values():
         assert "There are no pictures in this run folder" in case and "case-scores" in case
-
-
-def test_pictures_turned_off_are_not_shown_even_where_they_are(new_run: NewRun, tmp_path: Path) -> None:
-    writer = new_run(patients=2)
-    writer.study["report"] = {"pictures": False}
-    run = read_run(add_pictures(writer.write(tmp_path / "run"), writer))
-    context = build.viewer_section(run, scores.wide_scores(run.scores))
-    assert context["data"] is None and "turns pictures off" in section_html(run, context)
-
-
-def test_a_run_without_scores_has_no_section(new_run: NewRun, tmp_path: Path) -> None:
-    writer = new_run(patients=2)
+    off = read_run(pictured)
+    off = replace(off, study={**off.study, "report": {"pictures": False}})
+    context = build.viewer_section(off, tables.wide_scores(off.scores))
+    assert context["data"] is None and "turns pictures off" in section_html(off, context)
     writer.scores = writer.scores.iloc[:0]
-    run = read_run(writer.write(tmp_path / "run"))
-    wide = scores.wide_scores(run.scores)
+    run = read(writer)
+    wide = tables.wide_scores(run.scores)
     assert section_html(run, build.viewer_section(run, wide)).strip() == ""
     assert list(build.case_pages(run, wide)) == []
 
 
-def test_the_same_run_gives_the_same_bytes(loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]) -> None:
+def test_the_order_of_rows_does_not_matter(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
     run, wide = loaded
     assert dict(build.case_pages(run, wide.sample(frac=1, random_state=1))) == pages
-    assert build.viewer_section(run, wide)["data"] == build.viewer_section(run, wide)["data"]
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"& \u202e"
 
 
-def test_hostile_names_stay_text(new_run: NewRun, tmp_path: Path) -> None:
-    writer = new_run(patients=2, structures=("GTV-T", HOSTILE))
-    folder = add_pictures(writer.write(tmp_path / "run"), writer)
-    for table in (writer.scores,):
-        for column in ("case", "patient"):
-            table[column] = table[column].replace("PHA-025", HOSTILE)
-    writer.scores.to_parquet(folder / "scores.parquet", index=False)
-    run = read_run(folder)
-    wide = scores.wide_scores(run.scores)
-    for html in (section_html(run, build.viewer_section(run, wide)), *dict(build.case_pages(run, wide)).values()):
+def test_hostile_names_stay_text_beside_pictures(tmp_path: Path) -> None:
+    writer = RunWriter(patients=1, structures=("GTV-T", HOSTILE))
+    run = read_run(add_pictures(writer.write(tmp_path / "run"), writer))
+    wide = tables.wide_scores(run.scores)
+    (page,) = dict(build.case_pages(run, wide)).values()
+    for html in (section_html(run, build.viewer_section(run, wide)), page):
+        assert "viewer-data" in html
         assert "<img src=x" not in html and "</script><img" not in html and "\u202e" not in html
 
 
@@ -290,54 +260,45 @@ def test_names_of_pages_are_harmless_and_differ() -> None:
     assert addresses.case_link("a b").startswith("cases/a_b-")
 
 
-def _lose(name: str) -> Callable[[Path], None]:
-    """Rewrite the pictures of a case without one member."""
-
-    def change(path: Path) -> None:
-        with zipfile.ZipFile(path) as old:
-            kept = {n: old.read(n) for n in old.namelist() if n != name}
-        with zipfile.ZipFile(path, "w") as new:
-            for member, held in kept.items():
-                new.writestr(member, held)
-
-    return change
+# ---- damage
 
 
-def _break(path: Path) -> None:
-    held = bytearray(path.read_bytes())
-    held[len(held) // 2] ^= 0xFF
-    path.write_bytes(bytes(held))
+def _without(content: bytes, name: str) -> bytes:
+    """An archive without one member."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
+        for member in set(old.namelist()) - {name}:
+            new.writestr(member, old.read(member))
+    return stream.getvalue()
 
 
-@pytest.mark.parametrize("change", [_lose("CT/8.webp"), _lose("record.json"), _break, lambda p: p.write_bytes(b"PK")])
-def test_damaged_pictures_cost_the_pictures_of_that_case_alone(
-    new_run: NewRun, tmp_path: Path, change: Callable[[Path], None]
-) -> None:
-    writer = new_run(patients=2)
+def _flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+DAMAGES: tuple[Callable[[bytes], bytes], ...] = (
+    lambda _: b"", lambda _: b"PK", lambda _: b"not an archive", lambda _: b"PK\x05\x06" + b"\0" * 18, _flipped,
+    lambda content: _without(content, "CT/8.webp"), lambda content: _without(content, "record.json"),
+)  # fmt: skip
+
+
+def test_damage_costs_the_pictures_of_that_case_or_the_contours_of_that_arm_alone(tmp_path: Path) -> None:
+    writer = RunWriter(patients=len(DAMAGES) + 1)
     folder = add_pictures(writer.write(tmp_path / "run"), writer)
-    change(folder / "pictures" / f"{writer.cases[0]}.zip")
-    run = read_run(folder)
-    found = dict(build.case_pages(run, scores.wide_scores(run.scores)))
-    assert "no pictures" in found[f"{writer.cases[0]}.html"]
-    assert "viewer-data" in found[f"{writer.cases[1]}.html"]
-
-
-@pytest.mark.parametrize("held", ["[]", "{", '{"schema": 1}', '{"schema": 1, "crop": null, "structures": {"a": {}}}'])
-def test_damaged_contours_are_said_to_be_missing(new_run: NewRun, tmp_path: Path, held: str) -> None:
-    writer = new_run(patients=1)
-    folder = add_pictures(writer.write(tmp_path / "run"), writer)
-    (folder / "arms" / "box-fill" / "contours" / f"{writer.cases[0]}.json").write_text(held)
-    run = read_run(folder)
-    (html,) = dict(build.case_pages(run, scores.wide_scores(run.scores))).values()
-    notes = {arm["note"] for arm in data_of(html)["cases"][0]["arms"]}
-    assert notes == {"", "no contours in the run folder"}
-
-
-def test_a_structure_without_pictures_of_its_own_is_shown_by_its_scores(new_run: NewRun, tmp_path: Path) -> None:
-    writer = new_run(patients=1)
-    folder = add_pictures(writer.write(tmp_path / "run"), writer)
-    more = writer.scores[writer.scores["structure"] == "GTV-T"].assign(structure="Other")
+    *damaged, last = writer.cases
+    for case, damage in zip(damaged, DAMAGES, strict=True):
+        path = folder / "pictures" / f"{case}.zip"
+        path.write_bytes(damage(path.read_bytes()))
+    held = ("[]", "{", '{"schema": 1}', '{"schema": 1, "crop": null, "structures": {"a": {}}}')
+    for arm, text in zip(writer.arms, held, strict=False):
+        (folder / "arms" / arm["arm"] / "contours" / f"{last}.json").write_text(text)
+    more = writer.scores[writer.scores["structure"] == "GTV-T"].assign(structure="Without pictures")
     pd.concat([writer.scores, more]).to_parquet(folder / "scores.parquet", index=False)
     run = read_run(folder)
-    (html,) = dict(build.case_pages(run, scores.wide_scores(run.scores))).values()
-    assert len(data_of(html)["cases"][0]["voxels"]) == 3
+    found = dict(build.case_pages(run, tables.wide_scores(run.scores)))
+    for case in damaged:
+        assert "There are no pictures" in found[f"{case}.html"] and "viewer-data" not in found[f"{case}.html"]
+    (whole,) = data_of(found[f"{last}.html"])["cases"]
+    assert [arm["note"] for arm in whole["arms"]] == ["no contours in the run folder"] * 4 + [""] * 2
+    assert len(whole["voxels"]) == 3, "a structure without pictures of its own is shown by its scores"
