@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from run_writer import Plan, RunWriter
+from run_pictures import add_pictures
+from run_writer import PLANS, Plan, RunWriter
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -83,36 +84,21 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visit]]:
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """index.html of a whole run: six arms, two structures, failed steps, banners, every section."""
-    writer = RunWriter()
-    writer.fail("box-fill", writer.cases[:1], "crashed")
-    writer.study["spacing"] = [1.0 + 0.01 * k for k in range(60)]  # longer than the box that shows the study file
-    return _built(writer, tmp_path_factory.mktemp("browser"))
+    """index.html of a whole run: seven arms, two structures, pictures, failed steps, every section, hostile names.
 
-
-@pytest.fixture(scope="session")
-def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """index.html of a run whose every name is hostile."""
-    arms = (
-        Plan("box-fill", "none", 0.59),
-        Plan(HOSTILE[0], "none", 0.7, trains=True),
-        Plan("litemedsam-zero-shot", HOSTILE[0], 0.8),
-    )
-    writer = RunWriter(patients=5, structures=(HOSTILE[1], HOSTILE[5], "GTV-T"), plans=arms)
-    cases = dict(zip(writer.cases, HOSTILE, strict=False))
-    writer.scores["case"] = writer.scores["case"].replace(cases)
-    writer.scores["patient"] = writer.scores["case"]
-    writer.study |= {"study": HOSTILE[2], "note": list(HOSTILE)}
-    writer.arms[0] |= {"reason": HOSTILE[0], "options": {HOSTILE[3]: HOSTILE[4]}}
-    writer.provenance |= {"notes": list(HOSTILE), "modalities": list(HOSTILE), "platform": HOSTILE[0]}
-    writer.failures = [
-        {"step": text, "arm": text, "case": text, "status": text, "message": text, "traceback": text}
-        for text in HOSTILE
-    ]  # fmt: skip
-    return _built(writer, tmp_path_factory.mktemp("hostile"))
-
-
-def _built(writer: RunWriter, folder: Path) -> Path:
+    The first case crashed in one arm, the last has a hostile name and no pictures.
+    """
     from gtvbench.reports.page.build import build_report
 
-    return build_report(writer.write(folder / "run"))
+    arm, structure, study, case, option, long = HOSTILE
+    writer = RunWriter(structures=("GTV-T", structure), plans=(*PLANS, Plan(arm, "none", 0.65)))
+    writer.fail("box-fill", writer.cases[:1], "crashed")
+    writer.study |= {"study": study, "note": list(HOSTILE)}
+    writer.study["spacing"] = [1.0 + 0.01 * k for k in range(60)]  # longer than the box that shows the study file
+    writer.arms[0] |= {"reason": arm, "options": {case: option}}
+    writer.provenance |= {"notes": list(HOSTILE), "platform": long}
+    writer.failures += [dict.fromkeys(("step", "arm", "case", "status", "message", "traceback"), t) for t in HOSTILE]
+    folder = tmp_path_factory.mktemp("browser") / "run"
+    add_pictures(writer.write(folder), writer)
+    writer.scores = writer.scores.replace({column: {writer.cases[-1]: case} for column in ("case", "patient")})
+    return build_report(writer.write(folder))

@@ -10,11 +10,11 @@ import pytest
 from labs import Lab
 from run_writer import RunWriter
 
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.run.load import FinishedRun, read_run
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[[RunWriter], Run]:
+def read(tmp_path: Path) -> Callable[[RunWriter], FinishedRun]:
     """The run that a writer writes, read again."""
     return lambda writer: read_run(writer.write(tmp_path / "run"))
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.page.content import content
-from gtvbench.reports.page.sections.collected import Book, Shown
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.page.sections.collected import Collected, Shown
+from gtvbench.reports.run.load import FinishedRun, read_run
 from gtvbench.reports.tables.table import Table
 from gtvbench.reports.text.templating import environment
 from gtvbench.reports.viewer.build import viewer_section
@@ -21,7 +21,7 @@ from gtvbench.reports.viewer.build import viewer_section
 _VOID = {"meta", "wbr", "br", "img", "link", "input", "hr"}
 
 
-class Undrawn(Book):
+class Undrawn(Collected):
     """Figures by name, which nobody draws: they are most of the time that a page takes."""
 
     def figure(
@@ -31,7 +31,7 @@ class Undrawn(Book):
         return Shown(name, title, reading, Markup(""), table)
 
 
-def page_of(run: Run | Path) -> str:
+def page_of(run: FinishedRun | Path) -> str:
     """The page of a run or run folder, whole but for its drawings."""
     read = read_run(run) if isinstance(run, Path) else run
     viewer = viewer_section(read, wide_scores(read.scores))
@@ -39,7 +39,7 @@ def page_of(run: Run | Path) -> str:
     return template.render({**content(read, Undrawn()), "viewer": viewer})
 
 
-def text_of(run: Run | Path) -> str:
+def text_of(run: FinishedRun | Path) -> str:
     """What a reader reads on the page of a run or run folder."""
     return Reader(page_of(run)).text
 

@@ -44,25 +44,27 @@ def test_an_empty_reference_is_an_error_and_a_missing_structure_is_none(
     assert facts_of(empty).margins_mm is None
 
 
-def test_label_values_of_no_structure_are_an_error(small_case: SourceCase, structures: Structures) -> None:
+def test_label_values_of_no_structure_and_nan_and_infinity_are_errors(
+    small_case: SourceCase, structures: Structures
+) -> None:
     label = small_case.label.copy()
     label[0, 0, 0] = 7
-    found = case_findings(replace(small_case, label=label), structures)
-    assert [f.level for f in found] == ["error"]
-    assert "[7]" in found[0].message
-    assert found[0].case == small_case.name
-
-
-def test_nan_and_infinity_are_errors(small_case: SourceCase, structures: Structures) -> None:
+    (found,) = case_findings(replace(small_case, label=label), structures)
+    assert (found.level, found.case) == ("error", small_case.name)
+    assert "[7]" in found.message
     volume = small_case.images["PET"].copy()
     volume[0, 0, :2] = np.nan, np.inf
     assert _levels(_with(small_case, "PET", volume), structures) == [("error", "2 voxels of PET are NaN or infinite")]
 
 
-def test_a_modality_that_other_cases_have_is_missed(small_case: SourceCase, structures: Structures) -> None:
+def test_a_modality_that_others_have_is_missed_and_one_of_another_shape_an_error(
+    small_case: SourceCase, structures: Structures
+) -> None:
     case = replace(small_case, images={"CT": small_case.images["CT"]})
     found = _levels(case, structures, modalities=("CT", "PET"))
     assert found == [("error", "the case has no PET, which other cases have")]
+    found = _levels(_with(small_case, "PET", small_case.images["PET"][1:]), structures)
+    assert [level for level, _ in found] == ["error"]
 
 
 @pytest.mark.parametrize(
@@ -77,11 +79,6 @@ def test_values_in_other_units_are_warned_of(
     assert [(level, words in message) for level, message in found] == [("warning", True)]
 
 
-def test_a_volume_of_another_shape_than_its_grid_is_an_error(small_case: SourceCase, structures: Structures) -> None:
-    found = _levels(_with(small_case, "PET", small_case.images["PET"][1:]), structures)
-    assert [level for level, _ in found] == ["error"]
-
-
 def test_margins_that_hardly_vary_are_warned_of_and_drawn_ones_are_not() -> None:
     rng = np.random.default_rng(5)
     constant = [_facts(f"c{i}", rng.uniform(50, 53, 6)) for i in range(10)]
@@ -89,17 +86,13 @@ def test_margins_that_hardly_vary_are_warned_of_and_drawn_ones_are_not() -> None
     assert constant_faces(constant) == list(range(6))
     assert constant_faces(drawn) == []
     assert constant_faces(constant[:4]) == []  # too few to tell
+    mixed = [_facts(f"c{i}", [51, 51, 51, 51, rng.uniform(0, 40), 51]) for i in range(8)]  # some images end earlier
+    assert constant_faces(mixed) == [0, 1, 2, 3, 5]
+    assert len(cohort_findings(mixed)) == 1
     (found,) = cohort_findings(constant)
     assert found.level == "warning"
     assert "gives the tumour away" in found.message
     assert cohort_findings(drawn) == []
-
-
-def test_some_images_that_end_earlier_do_not_hide_constant_margins() -> None:
-    rng = np.random.default_rng(6)
-    mixed = [_facts(f"c{i}", [51, 51, 51, 51, rng.uniform(0, 40), 51]) for i in range(8)]
-    assert constant_faces(mixed) == [0, 1, 2, 3, 5]
-    assert len(cohort_findings(mixed)) == 1
 
 
 def test_drawn_margins_of_small_cohorts_are_seldom_taken_for_constant() -> None:

@@ -69,14 +69,6 @@ def test_several_lesion_files_make_one_structure_and_may_be_absent(
     np.testing.assert_array_equal(_label(open_folders(place.parent, masks=masks)).label, small_case.label)
 
 
-def test_file_values_are_mapped_to_the_structures_of_the_study(
-    place: Path, small_case: SourceCase, open_folders: Open
-) -> None:
-    _write(place, "odd.nii.gz", np.choose(small_case.label, [0, 200, 7]), small_case.grid)
-    masks = [{"file": "odd.nii.gz", "labels": {200: "GTV-T", 7: "GTV-N"}}]
-    np.testing.assert_array_equal(_label(open_folders(place.parent, masks=masks)).label, small_case.label)
-
-
 def test_a_mask_on_another_grid_is_resampled_with_a_note(
     place: Path, small_case: SourceCase, open_folders: Open
 ) -> None:
@@ -98,20 +90,19 @@ def test_a_mask_elsewhere_is_refused(place: Path, small_case: SourceCase, open_f
     assert str(caught.value.file).endswith("label.nii.gz")
 
 
-def test_a_probability_map_is_no_mask(place: Path, small_case: SourceCase, open_folders: Open) -> None:
-    write_volume(small_case.label.astype(np.float32) * np.float32(0.4), small_case.grid, place / "label.nii.gz")
-    with pytest.raises(DataError, match="not whole numbers"):
-        _label(open_folders(place.parent))
-
-
-def test_a_mask_stored_as_float_is_read_where_its_values_are_whole(
+def test_values_are_whole_numbers_that_the_study_maps_to_structures(
     place: Path, small_case: SourceCase, open_folders: Open
 ) -> None:
-    write_volume(small_case.label.astype(np.float32), small_case.grid, place / "label.nii.gz")
-    np.testing.assert_array_equal(_label(open_folders(place.parent)).label, small_case.label)
-
-
-def test_negative_values_are_refused(place: Path, small_case: SourceCase, open_folders: Open) -> None:
-    write_volume(-small_case.label.astype(np.int16), small_case.grid, place / "label.nii.gz")
-    with pytest.raises(DataError, match=r"label values \[-2, -1\]"):
-        _label(open_folders(place.parent))
+    label, grid = small_case.label, small_case.grid
+    masks = [{"file": "label.nii.gz", "labels": {200: "GTV-T", 7: "GTV-N"}}]
+    _write(place, "label.nii.gz", np.choose(label, [0, 200, 7]), grid)
+    np.testing.assert_array_equal(_label(open_folders(place.parent, masks=masks)).label, label)
+    write_volume(label.astype(np.float32), grid, place / "label.nii.gz")
+    np.testing.assert_array_equal(_label(open_folders(place.parent)).label, label)
+    for array, told in (
+        (label.astype(np.float32) * np.float32(0.4), "not whole numbers"),
+        (-label.astype(np.int16), r"label values \[-2, -1\]"),
+    ):
+        write_volume(array, grid, place / "label.nii.gz")
+        with pytest.raises(DataError, match=told):
+            _label(open_folders(place.parent))

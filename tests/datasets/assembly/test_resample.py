@@ -18,16 +18,11 @@ def _ramp(grid: Grid) -> np.ndarray:  # type: ignore[type-arg]
     return (world @ [1.0, -2.0, 0.5] + 3).reshape(grid.shape).astype(np.float32)
 
 
-def test_a_volume_on_the_same_grid_is_copied_without_interpolation() -> None:
+@pytest.mark.parametrize(
+    "turn", [Reorientation((0, 1, 2), (False,) * 3), Reorientation((2, 0, 1), (True, False, True))]
+)
+def test_a_volume_on_the_same_voxels_is_copied_without_interpolation(turn: Reorientation) -> None:
     array = np.random.default_rng(0).standard_normal(GRID.shape).astype(np.float32)
-    found, covered = image_to_grid(Volume(array, GRID), GRID, -1000.0, case="a", file=FILE)
-    np.testing.assert_array_equal(found, array)
-    assert covered == 1.0
-
-
-def test_a_flipped_volume_on_the_same_voxels_is_copied_without_interpolation() -> None:
-    array = np.random.default_rng(0).standard_normal(GRID.shape).astype(np.float32)
-    turn = Reorientation((2, 0, 1), (True, False, True))
     found, covered = image_to_grid(Volume(turn.apply(array), turn.apply_to_grid(GRID)), GRID, 0.0, case="a", file=FILE)
     np.testing.assert_array_equal(found, array)
     assert covered == 1.0

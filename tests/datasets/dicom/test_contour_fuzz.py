@@ -1,7 +1,6 @@
 """RTSTRUCT contours at random: valid ones are the mask that winding angles give; odd ones a mask or a clear error."""
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from dicom_writer import save, structures
-from hypothesis import HealthCheck, given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
@@ -21,14 +21,6 @@ from gtvbench.bench.core.geometry import Grid
 from gtvbench.datasets.dicom.structures.contours import read_structures, roi_mask
 from gtvbench.datasets.dicom.structures.rasterise import even_odd
 
-#: More examples by GTVBENCH_FUZZ; the default stays short.
-EXAMPLES = int(os.environ.get("GTVBENCH_FUZZ", "60"))
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    deadline=5000,  # ms: whatever the contours, nothing hangs
-    derandomize="GTVBENCH_FUZZ" not in os.environ,
-    suppress_health_check=[HealthCheck.too_slow],
-)
 #: Voxels whose centre is nearer to an edge than this (voxels) may fall to either side by rounding.
 UNSURE = 1e-6
 
@@ -106,11 +98,6 @@ def put_text(item: Dataset, text: bytes) -> None:
     item[tag] = RawDataElement(tag, "DS", len(text), text, 0, False, True)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("contours")
-
-
 # Whole and half numbers make collinear and repeated corners, and corners on centres; the others anything between.
 _NUMBER = st.one_of(
     st.integers(-6, 40).map(lambda n: n / 2), st.floats(-4, 18).map(lambda v: round(v, 5)), st.sampled_from((-9e4, 9e4))
@@ -130,13 +117,15 @@ def drawings(draw: st.DrawFn) -> list[Drawn]:
     return draw(st.permutations(contours + again + moved))
 
 
+@fuzzed(60)
 @given(contours=drawings(), grid=st.sampled_from(GRIDS))
-@FUZZ
-def test_whatever_is_drawn_is_the_mask_that_winding_angles_give(place: Path, contours: list[Drawn], grid: Grid) -> None:
+def test_whatever_is_drawn_is_the_mask_that_winding_angles_give(
+    tmp_path: Path, contours: list[Drawn], grid: Grid
+) -> None:
     ds = structures({"GTV": [points_of(contour, grid) for contour in contours]})
     for item, contour in zip(ds.ROIContourSequence[0].ContourSequence, contours, strict=True):
         item.ContourData = [as_text(v) for v in points_of(contour, grid).ravel()]
-    path = save(ds, place / "rt.dcm")
+    path = save(ds, tmp_path / "rt.dcm")
     expected = expected_mask(contours, grid)
     if expected is None:
         with pytest.raises(DataError, match=r"no closed contour|outside the image") as caught:
@@ -148,8 +137,8 @@ def test_whatever_is_drawn_is_the_mask_that_winding_angles_give(place: Path, con
     np.testing.assert_array_equal(found[sure], inside[sure])
 
 
+@fuzzed(60)
 @given(corners=st.lists(st.tuples(st.integers(-3, 15), st.integers(-3, 15)), min_size=1, max_size=10))
-@FUZZ
 def test_a_centre_on_an_edge_or_corner_falls_to_larger_x_then_to_larger_y(corners: list[tuple[int, int]]) -> None:
     # A centre moved by so little crosses no other line through whole numbers of this size.
     turns, _ = winding(np.asarray(corners, float), centres_of((12, 12), (1e-4, 1e-8)))
@@ -196,11 +185,11 @@ _ODD = st.builds(
 )
 
 
+@fuzzed(60)
 @given(contours=drawings(), grid=st.sampled_from(GRIDS), odd=_ODD)
-@FUZZ
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, of values that its VR forbids; the source does so too
 def test_odd_contours_are_a_mask_or_an_error_with_a_remedy(
-    place: Path, contours: list[Drawn], grid: Grid, odd: Odd
+    tmp_path: Path, contours: list[Drawn], grid: Grid, odd: Odd
 ) -> None:
     ds = structures({"GTV": [points_of(contour, grid) for contour in contours]})
     items = ds.ROIContourSequence[0].ContourSequence
@@ -221,7 +210,7 @@ def test_odd_contours_are_a_mask_or_an_error_with_a_remedy(
     for which, count in odd.counts:
         items[which % len(items)].NumberOfContourPoints = count
     ds.ROIContourSequence[0].ReferencedROINumber = odd.region
-    path = save(ds, place / "odd.dcm")
+    path = save(ds, tmp_path / "odd.dcm")
     hopeless = any(len(values) % 3 or not set(values).isdisjoint(NO_NUMBER) for values in words)
     try:
         found = roi_mask(read_structures(path, "P01"), "GTV", grid).array

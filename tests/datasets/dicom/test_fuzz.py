@@ -1,6 +1,5 @@
 """Trees with damaged headers, contours and files: a case, or an error that says what to do; nothing else."""
 
-import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_tree import write_tree
-from hypothesis import HealthCheck, given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
@@ -20,8 +20,6 @@ from gtvbench.bench.core.structures import structures_from
 from gtvbench.datasets.dicom.source import DicomOptions, DicomSource
 from gtvbench.datasets.phantom.source import Phantom
 
-#: More examples by GTVBENCH_FUZZ; the default stays short.
-EXAMPLES = int(os.environ.get("GTVBENCH_FUZZ", "40"))
 ODD = (b"", b"\0", b"-1", b"0", b"1e300", b"nan", b"inf", b"1\\2", b"1\\2\\3\\4\\5\\6\\7", b"a^b", b"9" * 20,
        b"\xff\xfe", b"LOCALIZER", b"20201301", b"2.5.6", b"PT", b"SEG", b"x" * 300)  # fmt: skip
 
@@ -83,8 +81,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(turned)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize="GTVBENCH_FUZZ" not in os.environ,
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@fuzzed(40)
 @given(seed=st.integers(0, 2**32), whole=st.booleans())
 def test_a_damaged_tree_is_a_case_or_an_error_with_a_remedy(
     tree: Files, tmp_path_factory: pytest.TempPathFactory, seed: int, whole: bool

@@ -31,16 +31,13 @@ def test_a_patient_keeps_the_name_in_every_process_and_order(tmp_path: Path) -> 
     assert all(len(name) == 10 and name.startswith("P-") and name[2:].isalnum() for name in first.values())
 
 
-def test_names_lead_back_to_patients_and_unknown_ones_nowhere(tmp_path: Path) -> None:
+def test_names_lead_back_to_patients_and_another_key_file_gives_other_names(tmp_path: Path) -> None:
     names = Pseudonyms.open(tmp_path / "key.json")
     name = names.of("Müller^7")
     assert Pseudonyms.open(tmp_path / "key.json").patient_id(name) == "Müller^7"
     assert names.patient_id("P-00000000") is None
-
-
-def test_another_key_file_gives_other_names_and_no_name_tells_of_the_id(tmp_path: Path) -> None:
-    one, other = (Pseudonyms.open(tmp_path / name).names(IDS) for name in ("one.json", "other.json"))
-    assert not set(one.values()) & set(other.values())
+    other = Pseudonyms.open(tmp_path / "other.json")
+    assert not set(names.names(IDS).values()) & set(other.names(IDS).values())
 
 
 def test_a_cohort_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,23 +50,21 @@ def test_a_cohort_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(written) == 1
 
 
-def test_the_key_file_is_its_owner_s_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_the_key_file_is_its_owner_s_alone_whatever_the_umask_and_refused_where_others_may_use_it(
+    tmp_path: Path,
+) -> None:
+    key = tmp_path / "key.json"
     before = os.umask(0)
     try:
-        Pseudonyms.open(tmp_path / "key.json").of("MRN1")
+        Pseudonyms.open(key).of("MRN1")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "key.json").stat().st_mode) == 0o600
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
-    key = tmp_path / "key.json"
-    Pseudonyms.open(key)
-    key.chmod(mode)
-    with pytest.raises(DataError) as error:
-        Pseudonyms.open(key)
-    assert error.value.remedy == f"chmod 600 {key}"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    for mode in (0o640, 0o604, 0o620):
+        key.chmod(mode)
+        with pytest.raises(DataError) as error:
+            Pseudonyms.open(key)
+        assert error.value.remedy == f"chmod 600 {key}"
 
 
 def test_processes_that_make_the_key_file_at_once_agree_and_lose_no_patient(tmp_path: Path) -> None:
@@ -142,22 +137,15 @@ def test_a_key_file_in_a_run_folder_is_refused(tmp_path: Path, place: str) -> No
         Pseudonyms.open(tmp_path / "link.json")
 
 
-@pytest.mark.parametrize("patient_id", ["", "  "])
-def test_a_patient_without_an_id_gets_no_name(tmp_path: Path, patient_id: str) -> None:
-    with pytest.raises(DataError, match="without an ID"):
-        Pseudonyms.open(tmp_path / "key.json").of(patient_id)
-
-
-def test_a_place_that_cannot_be_written_is_an_error_with_its_remedy(tmp_path: Path) -> None:
+def test_a_patient_without_an_id_and_a_place_that_cannot_be_used_are_errors_with_their_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written") as error:
-        Pseudonyms.open(tmp_path / "file" / "key.json")
-    assert error.value.remedy
-
-
-def test_a_folder_for_a_key_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
-        Pseudonyms.open(tmp_path)
+    for patient_id in ("", "  "):
+        with pytest.raises(DataError, match="without an ID"):
+            Pseudonyms.open(tmp_path / "key.json").of(patient_id)
+    for place, told in ((tmp_path / "file" / "key.json", "cannot be written"), (tmp_path, "cannot be read")):
+        with pytest.raises(DataError, match=told) as error:
+            Pseudonyms.open(place)
+        assert error.value.remedy
 
 
 def test_known_names_need_no_writing_and_new_ones_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """DICOM SEG: the references of dcmqi, other grids and orientations, damaged files."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pydicom
 import pytest
 from dicom_patient import Person, Study, ct_kind, series
 from dicom_structures import segmentation
+from fuzz import fuzzed
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid, Reorientation, Volume, canonical
@@ -38,18 +42,14 @@ def test_the_liver_is_the_reference_s_voxel_for_voxel_on_the_ct(references: Path
     assert found.notes == ()
 
 
-@pytest.mark.parametrize(
-    ("label", "file", "value"),
-    [
+def test_overlapping_segments_are_the_reference_s_voxel_for_voxel(references: Path) -> None:
+    read = read_segmentation(references / "partial_overlaps.dcm")
+    for label, file, value in (
         ("GREEN", 1, 1), ("ORANGE", 2, 2), ("PURPLE", 3, 3), ("LIGHT_BLUE", 1, 4), ("DARK_BLUE", 1, 5),
-    ],
-)  # fmt: skip
-def test_overlapping_segments_are_the_reference_s_voxel_for_voxel(
-    references: Path, label: str, file: int, value: int
-) -> None:
-    reference = read_volume(references / f"partial_overlaps-{file}.nrrd")
-    found = segment_mask(read_segmentation(references / "partial_overlaps.dcm"), label, reference.grid)
-    np.testing.assert_array_equal(found.array, reference.array == value)
+    ):  # fmt: skip
+        reference = read_volume(references / f"partial_overlaps-{file}.nrrd")
+        found = segment_mask(read, label, reference.grid)
+        np.testing.assert_array_equal(found.array, reference.array == value)
 
 
 @pytest.fixture(scope="module")
@@ -66,22 +66,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]
     return path, mask
 
 
-def test_slices_that_the_file_leaves_out_are_empty(written: tuple[Path, np.ndarray]) -> None:
-    path, mask = written
-    found = segment_mask(read_segmentation(path), "GTVp", GRID)
-    np.testing.assert_array_equal(found.array, mask)
-    assert found.notes == ()
-
-
 @pytest.mark.parametrize(
-    "turn", [Reorientation((0, 1, 2), (True, False, True)), Reorientation((2, 0, 1), (False,) * 3)]
-)
-def test_an_image_of_another_orientation_gets_the_same_voxels(
+    "turn",
+    [Reorientation((0, 1, 2), (False,) * 3), Reorientation((0, 1, 2), (True, False, True)),
+     Reorientation((2, 0, 1), (False,) * 3)],
+)  # fmt: skip
+def test_an_image_of_any_orientation_gets_the_same_voxels_and_slices_that_the_file_leaves_out_are_empty(
     written: tuple[Path, np.ndarray], turn: Reorientation
 ) -> None:
     path, mask = written
     found = segment_mask(read_segmentation(path), "GTVp", turn.apply_to_grid(GRID))
     np.testing.assert_array_equal(found.array, turn.apply(mask))
+    assert found.notes == ()
 
 
 def test_a_part_of_the_image_gets_its_part_and_a_note(written: tuple[Path, np.ndarray]) -> None:
@@ -112,22 +108,18 @@ def test_another_frame_of_reference_a_wrong_label_and_another_place_are_refused(
         segment_mask(read, "GTVp", replace(GRID, origin=(900.0, 0.0, 0.0)))
 
 
-def test_damaged_files_are_clear_errors(written: tuple[Path, np.ndarray], tmp_path: Path) -> None:
-    whole = written[0].read_bytes()
-    rng = np.random.default_rng(2)
+@fuzzed(60)
+@given(seed=st.integers(0, 2**32))
+def test_damaged_files_are_a_mask_or_a_clear_error(written: tuple[Path, np.ndarray], tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    data = bytearray(written[0].read_bytes())
+    for position in rng.integers(132, len(data), 8):
+        data[position] = rng.integers(0, 256)
     path = tmp_path / "damaged.dcm"
-    refused = 0
-    for _ in range(60):
-        data = bytearray(whole)
-        for position in rng.integers(132, len(data), 8):
-            data[position] = rng.integers(0, 256)
-        path.write_bytes(data[: rng.integers(200, len(data))] if rng.random() < 0.5 else data)
-        try:
-            read = read_segmentation(path, "P-1")
-            segment_mask(read, read.segments[0].label, GRID)
-        except DataError:
-            refused += 1
-    assert refused > 10
+    path.write_bytes(data[: rng.integers(200, len(data))] if rng.random() < 0.5 else data)
+    with contextlib.suppress(DataError):
+        read = read_segmentation(path, "P-1")
+        assert segment_mask(read, read.segments[0].label, GRID).array.shape == SHAPE
 
 
 @pytest.mark.parametrize(

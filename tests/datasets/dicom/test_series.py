@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_writer import PET, image, put, save, write_series
-from hypothesis import HealthCheck, given, settings
+from fuzz import fuzzed
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.geometry import Grid
@@ -77,20 +78,17 @@ def test_every_slice_has_its_own_slope_and_intercept(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, STORED * 0.25 * np.arange(1, 6)[:, None, None], rtol=1e-6)
 
 
-def test_mr_without_rescale_keeps_its_stored_values(tmp_path: Path) -> None:
-    files = write_series(tmp_path, STORED, Modality="MR", RescaleSlope=None, RescaleIntercept=None)
-    np.testing.assert_array_equal(read_series(files).volume.array, STORED)
-
-
-def test_unsigned_and_signed_slices_are_read_each_as_it_says(tmp_path: Path) -> None:
+def test_unsigned_and_signed_slices_are_read_each_as_it_says_and_mr_without_rescale_as_stored(tmp_path: Path) -> None:
     def change(ds: Dataset, z: int) -> None:
         if z == 1:
             ds.PixelRepresentation = 0
             ds.PixelData = np.full((6, 7), 40_000, "<u2").tobytes()
 
-    found = read_series(write_series(tmp_path, STORED, change)).volume.array
+    found = read_series(write_series(tmp_path / "ct", STORED, change)).volume.array
     assert np.all(found[1] == 39_000)
     np.testing.assert_array_equal(found[0], STORED[0] - 1000)
+    files = write_series(tmp_path / "mr", STORED, Modality="MR", RescaleSlope=None, RescaleIntercept=None)
+    np.testing.assert_array_equal(read_series(files).volume.array, STORED)
 
 
 @pytest.mark.parametrize("extended", [True, False])
@@ -116,22 +114,17 @@ def test_an_overlay_in_the_unused_bits_is_no_part_of_the_values(tmp_path: Path) 
     np.testing.assert_array_equal(read_series(write_series(tmp_path, values, change)).volume.array, values - 1000)
 
 
-def test_compressed_files_are_read_where_a_decoder_is_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
+def test_other_transfer_syntaxes_are_read_where_a_decoder_is_installed(tmp_path: Path, syntax: str) -> None:
     files = []
     for z, values in enumerate(STORED):
-        ds = image(values, (0, 0, 3.0 * z))
-        ds.SOPInstanceUID = f"1.2.3.8.{z + 1}"
-        save(ds, tmp_path / f"{z}.dcm")
-        ds.compress(RLELossless, generate_instance_uid=False)
-        ds.save_as(tmp_path / f"{z}.dcm", enforce_file_format=True)
-        files.append(tmp_path / f"{z}.dcm")
-    np.testing.assert_array_equal(read_series(files).volume.array, STORED - 1000)
-
-
-def test_implicit_vr_is_read(tmp_path: Path) -> None:
-    files = [
-        save(image(v, (0, 0, 3.0 * z)), tmp_path / f"{z}.dcm", ImplicitVRLittleEndian) for z, v in enumerate(STORED)
-    ]
+        ds = image(values, (0, 0, 3.0 * z), SOPInstanceUID=f"1.2.3.8.{z + 1}")
+        plain = ExplicitVRLittleEndian if syntax == RLELossless else syntax
+        path = save(ds, tmp_path / f"{z}.dcm", plain)
+        if syntax == RLELossless:
+            ds.compress(RLELossless, generate_instance_uid=False)
+            ds.save_as(path, enforce_file_format=True)
+        files.append(path)
     np.testing.assert_array_equal(read_series(files).volume.array, STORED - 1000)
 
 
@@ -218,20 +211,15 @@ def test_missing_slices_are_counted_and_placed(tmp_path: Path) -> None:
     assert (caught.value.file or "").endswith("005.dcm")
 
 
-def test_one_slice_and_none_are_no_volume(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="one slice only"):
-        read_series(write_series(tmp_path, STORED[:1]))
-    with pytest.raises(DataError, match="without files"):
-        read_series([])
-
-
-def test_files_that_are_absent_or_no_dicom_are_named(tmp_path: Path) -> None:
+def test_one_slice_none_and_files_that_are_absent_or_no_dicom_are_no_volume(tmp_path: Path) -> None:
     other = tmp_path / "notes.txt"
     other.write_text("no image, " * 40)
-    with pytest.raises(DataError, match="not a DICOM file"):
-        read_series([other])
-    with pytest.raises(DataError, match="not found"):
-        read_series([tmp_path / "absent.dcm"])
+    for files, told in (
+        (write_series(tmp_path, STORED[:1]), "one slice only"), ([], "without files"), ([other], "not a DICOM file"),
+        ([tmp_path / "absent.dcm"], "not found"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=told):
+            read_series(files)
 
 
 def test_a_compression_without_decoder_names_the_ways_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,8 +244,8 @@ def test_an_unknown_transfer_syntax_is_refused(tmp_path: Path) -> None:
         read_series(files)
 
 
+@fuzzed(80)
 @given(cut=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_cut_anywhere_is_never_read_as_whole(tmp_path: Path, cut: float) -> None:
     files = write_series(tmp_path, STORED[:3])
     content = files[1].read_bytes()
@@ -267,10 +255,8 @@ def test_a_file_cut_anywhere_is_never_read_as_whole(tmp_path: Path, cut: float) 
     assert caught.value.remedy
 
 
+@fuzzed(120)
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255))
-@settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_byte_gives_a_volume_or_a_clear_error(tmp_path: Path, at: int, byte: int) -> None:
     files = write_series(tmp_path, STORED[:3])

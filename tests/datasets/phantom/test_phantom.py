@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 from scipy import ndimage, stats
 
+from gtvbench.bench.core.cases import SourceCase
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.structures import Structure, structures_from
 from gtvbench.datasets.phantom import source as module
@@ -21,6 +22,12 @@ COHORT = 120
 def patients(make_phantom: Make) -> list[Patient]:
     source = make_phantom(patients=COHORT)
     return [source.patient(entry.name) for entry in source.entries()]
+
+
+@pytest.fixture(scope="module")
+def cases(make_phantom: Make) -> list[SourceCase]:
+    source = make_phantom(patients=10, noise=0.0)
+    return [source.read(entry) for entry in source.entries()]
 
 
 def test_a_patient_depends_on_the_cohort_seed_and_its_name_alone(
@@ -50,40 +57,30 @@ def test_the_identity_of_a_case_changes_with_what_it_is_made_of_and_not_with_the
 
 
 def test_every_patient_has_one_primary_and_none_to_three_nodes(patients: list[Patient]) -> None:
-    nodes = []
-    for patient in patients:
-        kinds = [lesion.kind for lesion in patient.lesions]
-        assert kinds.count("GTV-T") == 1
-        nodes.append(kinds.count("GTV-N"))
+    kinds = [[lesion.kind for lesion in patient.lesions] for patient in patients]
+    assert {found.count("GTV-T") for found in kinds} == {1}
+    nodes = [found.count("GTV-N") for found in kinds]
     assert set(nodes) == {0, 1, 2, 3}
     assert 0.12 < nodes.count(0) / len(nodes) < 0.45
 
 
-def test_primaries_and_nodes_keep_to_their_sizes(make_phantom: Make) -> None:
-    source = make_phantom(patients=12)
-    for case in map(source.read, source.entries()):
+def test_primaries_and_nodes_keep_to_their_sizes_and_to_airway_and_sides_of_the_neck(
+    cases: list[SourceCase], patients: list[Patient]
+) -> None:
+    for case in cases:
         parts, count = ndimage.label(case.label == 1, structure=np.ones((3, 3, 3)))
         assert count == 1
-        diameter = np.cbrt(np.count_nonzero(parts) * case.grid.voxel_volume_mm3 * 6 / np.pi)
-        assert 18 <= diameter <= 47
+        assert 18 <= np.cbrt(np.count_nonzero(parts) * case.grid.voxel_volume_mm3 * 6 / np.pi) <= 47
         assert set(np.unique(case.label)) <= {0, 1, 2}
-    assert all(
-        (20 if lesion.kind == "GTV-T" else 10) <= lesion.size_mm <= (45 if lesion.kind == "GTV-T" else 30)
-        for entry in source.entries()
-        for lesion in source.patient(entry.name).lesions
-        if lesion.is_target
-    )
-
-
-def test_primaries_lie_at_the_airway_and_nodes_at_the_side_of_the_neck(patients: list[Patient]) -> None:
     for lesion in (lesion for patient in patients for lesion in patient.lesions if lesion.is_target):
         z, y, x = lesion.centre
         centre_y, centre_x, radius_y, radius_x = AIRWAY.at(z)
         if lesion.kind == "GTV-T":
+            assert 20 <= lesion.size_mm <= 45
             assert np.hypot(y - centre_y, x - centre_x) < max(radius_y, radius_x) + 0.45 * lesion.size_mm
         else:
-            assert 22 < abs(x) < 52
-            assert -15 < y < 22
+            assert 10 <= lesion.size_mm <= 30
+            assert 22 < abs(x) < 52 and -15 < y < 22
 
 
 def test_what_looks_like_a_tumour_lies_elsewhere_or_is_smaller_than_any_tumour_there(patients: list[Patient]) -> None:
@@ -99,34 +96,32 @@ def test_what_looks_like_a_tumour_lies_elsewhere_or_is_smaller_than_any_tumour_t
                 assert lesion.size_mm < 18
             else:
                 assert lesion.size_mm >= 9
-                on_chain = 22 < abs(x) < 50 and -12 < y < 20
-                at_airway = np.hypot(y - AIRWAY.at(z)[0], x) < 20
-                assert not on_chain
-                assert not at_airway
+                assert not (22 < abs(x) < 50 and -12 < y < 20), "on the chain of nodes"
+                assert np.hypot(y - AIRWAY.at(z)[0], x) >= 20, "at the airway"
     assert min(counts) >= 2
     assert np.mean(counts) > 4
 
 
-@pytest.mark.parametrize("modality", ["CT", "PET", "T1w", "T2w"])
-def test_tumours_and_look_alikes_have_one_law_of_intensity(patients: list[Patient], modality: str) -> None:
+def test_tumours_and_look_alikes_have_one_law_of_intensity(patients: list[Patient]) -> None:
     lesions = [lesion for patient in patients for lesion in patient.lesions]
-    targets, alike = (
-        [lesion.tissue.values()[modality] for lesion in lesions if lesion.is_target is kind] for kind in (True, False)
-    )
-    assert stats.ks_2samp(targets, alike).pvalue > 0.01
+    for modality in ("CT", "PET", "T1w", "T2w"):
+        targets, alike = (
+            [lesion.tissue.values()[modality] for lesion in lesions if lesion.is_target is kind]
+            for kind in (True, False)
+        )
+        assert stats.ks_2samp(targets, alike).pvalue > 0.01, modality
 
 
-def test_no_threshold_on_intensity_finds_the_tumours(make_phantom: Make) -> None:
-    source = make_phantom(patients=10, noise=0.0)
+def test_no_threshold_on_intensity_finds_the_tumours(cases: list[SourceCase]) -> None:
     best = []
-    for case in map(source.read, source.entries()):
+    for case in cases:
         target, pet = case.label > 0, case.images["PET"]
         scores = [2 * np.sum(target & (pet > t)) / (np.sum(target) + np.sum(pet > t)) for t in np.arange(1.5, 9, 0.25)]
         best.append(max(scores))
     assert np.mean(best) < 0.75  # although the threshold was chosen with the reference at hand
 
 
-def test_intensities_are_those_of_tissue(make_phantom: Make) -> None:
+def test_intensities_are_those_of_tissue_and_noise_is_an_option(make_phantom: Make) -> None:
     source = make_phantom(patients=1)
     images = source.read(source.entries()[0]).images
     ct = images["CT"]
@@ -138,9 +133,6 @@ def test_intensities_are_those_of_tissue(make_phantom: Make) -> None:
     assert np.median(images["T1w"][(ct > -130) & (ct < -60)]) > np.median(images["T1w"][muscle])
     assert images["PET"].min() >= 0
     assert np.std(ct[:, :4, :4]) < 30  # air around the neck
-
-
-def test_noise_is_an_option(make_phantom: Make) -> None:
     quiet, loud = (make_phantom(patients=1, noise=noise) for noise in (0.0, 2.0))
     corner = [source.read(source.entries()[0]).images["CT"][:, :4, :4].std() for source in (quiet, loud)]
     assert corner[0] < 1e-3
@@ -172,12 +164,9 @@ def test_any_shape_and_spacing_shows_the_primary(
         assert (case.label == 1).any()
 
 
-def test_a_grid_too_small_for_a_neck_is_refused(make_phantom: Make) -> None:
+def test_a_grid_too_small_for_a_neck_or_too_coarse_to_show_the_tumour_is_refused(make_phantom: Make) -> None:
     with pytest.raises(StudyError, match="too small"):
         make_phantom(shape=(24, 10, 64))
-
-
-def test_a_grid_too_coarse_to_show_the_tumour_is_refused(make_phantom: Make) -> None:
     source = make_phantom(patients=1, shape=(1, 2, 2), spacing=(90.0, 90.0, 90.0))
     with pytest.raises(DataError, match="too coarse"):
         source.read(source.entries()[0])
@@ -193,19 +182,13 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, object]) -> N
         PhantomOptions.model_validate(options)
 
 
-def test_a_structure_that_the_phantom_lacks_is_refused() -> None:
+def test_structures_have_the_values_of_the_study_and_may_be_one_that_the_phantom_has() -> None:
+    source = Phantom(PhantomOptions(patients=4), Path(), structures_from({"GTV-N": 7}), 0)
+    entries = source.entries()
+    entry = next(e for e in entries if any(lesion.kind == "GTV-N" for lesion in source.patient(e.name).lesions))
+    assert set(np.unique(source.read(entry).label)) == {0, 7}
     with pytest.raises(StudyError, match="no structure GTVp"):
         Phantom(PhantomOptions(), Path(), structures_from({"GTVp": 1}), 0)
-
-
-def test_structures_have_the_values_of_the_study_and_may_be_one() -> None:
-    source = Phantom(PhantomOptions(patients=4), Path(), structures_from({"GTV-N": 7}), 0)
-    cases = []
-    for entry in source.entries():
-        if any(lesion.kind == "GTV-N" for lesion in source.patient(entry.name).lesions):
-            cases.append(source.read(entry))
-    assert cases
-    assert all(set(np.unique(case.label)) == {0, 7} for case in cases)
 
 
 def _space(spacing: tuple[float, float, float], matrix: np.ndarray | None = None) -> Space:  # type: ignore[type-arg]
@@ -221,15 +204,12 @@ def test_the_shares_of_an_ellipsoid_sum_to_its_volume(spacing: tuple[float, floa
     assert float(found[1].sum()) * np.prod(spacing) == pytest.approx(4 / 3 * np.pi * 12 * 9 * 15, rel=0.03)
 
 
-def test_a_plane_through_a_voxel_leaves_the_share_on_its_inner_side() -> None:
+def test_a_plane_through_a_voxel_leaves_the_share_on_its_inner_side_and_what_is_outside_covers_nothing() -> None:
     plane = Shape(lambda z, y, x: x - 0.7 + 0 * y + 0 * z, (-100, -100, -100), (100, 100, 100))
     space = Space((3, 3, 5), (1.0, 1.0, 1.0), np.eye(3), np.zeros(3))
     found = coverage(plane, space)
     assert found is not None
     np.testing.assert_allclose(found[1][1, 1], [1, 1, 1, 0.2, 0], atol=1e-6)
-
-
-def test_a_shape_outside_the_grid_covers_nothing() -> None:
     assert coverage(ellipsoid((200, 0, 0), (5, 5, 5)), _space((2.0, 2.0, 2.0))) is None
 
 

@@ -49,15 +49,14 @@ def test_a_raw_dataset_is_read_with_its_test_part(dataset: Dataset) -> None:
     assert {e.patient for e in _open(path, patient_regex="^(HN)").entries()} == {"HN"}
 
 
-@pytest.mark.parametrize("names", [{"0": "planning-CT", "1": "PT", "2": "MR_T1"}, {"0": "ct", "1": "SUV", "2": "T1"}])
-def test_channels_are_known_by_their_synonyms(dataset: Dataset, names: dict[str, str]) -> None:
-    path, _ = dataset
-    _edit(path, channel_names=names)
-    assert _open(path).modalities() == ("CT", "PET", "T1w")
-
-
-def test_channels_can_be_named_in_the_study(dataset: Dataset) -> None:
+def test_channels_are_known_by_their_synonyms_or_named_in_the_study(dataset: Dataset) -> None:
     path, case = dataset
+    for names in ({"0": "planning-CT", "1": "PT", "2": "MR_T1"}, {"0": "ct", "1": "SUV", "2": "T1"}):
+        _edit(path, channel_names=names)
+        assert _open(path).modalities() == ("CT", "PET", "T1w")
+    _edit(path, channel_names={"0": "CT", "1": "PET", "2": "PT"})
+    with pytest.raises(DataError, match=r"two channels of dataset\.json are PET"):
+        _open(path).entries()
     _edit(path, channel_names={"0": "A", "1": "B", "2": "C"})
     with pytest.raises(DataError, match="A, B, C") as caught:
         _open(path).entries()
@@ -68,37 +67,21 @@ def test_channels_can_be_named_in_the_study(dataset: Dataset) -> None:
     assert source.modalities() == ("CT", "T2w")
 
 
-def test_two_channels_of_one_modality_are_refused(dataset: Dataset) -> None:
-    path, _ = dataset
-    _edit(path, channel_names={"0": "CT", "1": "PET", "2": "PT"})
-    with pytest.raises(DataError, match=r"two channels of dataset\.json are PET"):
-        _open(path).entries()
-
-
-def test_labels_are_matched_by_name_and_may_have_other_values(dataset: Dataset) -> None:
+def test_labels_are_matched_by_name_mapped_ignored_or_refused(dataset: Dataset) -> None:
     path, case = dataset
     source = _open(path, {"gtv_t": 5, "GTV N": 3})
-    label = source.read(source.entries()[0]).label
-    np.testing.assert_array_equal(label, np.choose(case.label, [0, 5, 3]))
-
-
-def test_labels_of_other_names_are_refused_or_mapped(dataset: Dataset) -> None:
-    path, case = dataset
-    _edit(path, labels={"background": 0, "primary": 1, "nodes": 2, "whole": [1, 2]})
-    with pytest.raises(DataError, match=r"no label named GTV-N, GTV-T; it has primary, nodes"):
-        _open(path).entries()
-    source = _open(path, labels={1: "GTV-T", 2: "GTV-N"})
-    np.testing.assert_array_equal(source.read(source.entries()[0]).label, case.label)
-
-
-def test_values_that_no_structure_has_are_refused_unless_ignored(dataset: Dataset) -> None:
-    path, case = dataset
+    np.testing.assert_array_equal(source.read(source.entries()[0]).label, np.choose(case.label, [0, 5, 3]))
     source = _open(path, {"GTV-T": 1})
     with pytest.raises(DataError, match=r"label values \[2\]") as caught:
         source.read(source.entries()[0])
     assert caught.value.case == "HN_001"
     source = _open(path, {"GTV-T": 1}, ignore=[2])
     np.testing.assert_array_equal(source.read(source.entries()[0]).label, np.where(case.label == 1, 1, 0))
+    _edit(path, labels={"background": 0, "primary": 1, "nodes": 2, "whole": [1, 2]})
+    with pytest.raises(DataError, match=r"no label named GTV-N, GTV-T; it has primary, nodes"):
+        _open(path).entries()
+    source = _open(path, labels={1: "GTV-T", 2: "GTV-N"})
+    np.testing.assert_array_equal(source.read(source.entries()[0]).label, case.label)
 
 
 def test_the_layout_of_version_1_is_understood(dataset: Dataset) -> None:
@@ -109,40 +92,30 @@ def test_the_layout_of_version_1_is_understood(dataset: Dataset) -> None:
     assert source.read(source.entries()[0]).images.keys() == {"CT", "PET", "T1w"}
 
 
-@pytest.mark.parametrize("lost", ["imagesTr/HN_002_0001.nii.gz", "labelsTr/HN_002.nii.gz"])
-def test_a_missing_file_of_a_case_is_refused_naming_the_case(dataset: Dataset, lost: str) -> None:
+def test_a_missing_file_of_a_case_and_a_case_in_both_parts_are_refused(dataset: Dataset) -> None:
     path, _ = dataset
-    (path / lost).unlink()
-    source = _open(path)
-    with pytest.raises(DataError, match="the case has no") as caught:
-        source.read(source.entries()[1])
-    assert caught.value.case == "HN_002"
-    assert str(caught.value.file).endswith(lost)
-
-
-def test_a_case_in_both_parts_is_refused(dataset: Dataset) -> None:
-    path, _ = dataset
+    for lost in ("labelsTr/HN_002.nii.gz", "imagesTr/HN_002_0001.nii.gz"):
+        (path / lost).unlink()
+        source = _open(path)
+        with pytest.raises(DataError, match="the case has no") as caught:
+            source.read(source.entries()[1])
+        assert caught.value.case == "HN_002"
+        assert str(caught.value.file).endswith(lost)
     shutil.copy(path / "imagesTr" / "HN_001_0000.nii.gz", path / "imagesTs" / "HN_001_0000.nii.gz")
     with pytest.raises(DataError, match="in imagesTr and in imagesTs"):
         _open(path).entries()
 
 
-def test_a_broken_description_is_refused(dataset: Dataset) -> None:
+def test_a_broken_description_and_files_that_cannot_be_read_are_refused(dataset: Dataset) -> None:
     path, _ = dataset
+    for ending, message in ((".png", r"\.png cannot be read"), (".nrrd", "no case is in imagesTr")):
+        _edit(path, file_ending=ending)
+        with pytest.raises(DataError, match=message):
+            _open(path).entries()
     for content, message in (("{", "cannot be read"), ("[]", "not an object"), ("{}", "channel_names")):
         (path / "dataset.json").write_text(content)
         with pytest.raises(DataError, match=message):
             _open(path).entries()
     (path / "dataset.json").unlink()
     with pytest.raises(DataError, match=r"dataset.json not found"):
-        _open(path).entries()
-
-
-def test_other_file_endings_are_read_or_refused(dataset: Dataset) -> None:
-    path, _ = dataset
-    _edit(path, file_ending=".png")
-    with pytest.raises(DataError, match=r"\.png cannot be read"):
-        _open(path).entries()
-    _edit(path, file_ending=".nrrd")
-    with pytest.raises(DataError, match="no case is in imagesTr"):
         _open(path).entries()

@@ -10,16 +10,19 @@ import pytest
 from pages import page_of
 from run_writer import RunWriter
 
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import by_patient, contrasts, planned
 from gtvbench.reports.analysis.scores import wide_scores
-from gtvbench.reports.run.load import Arm, read_run
+from gtvbench.reports.run.load import read_run
 from gtvbench.reports.tables.comparisons import against_margin
 
 
-def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> Arm:
+def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> ArmRecord:
     trains = method.startswith(("nnunet", "litemedsam-fine"))
     name = f"{method}.{fusion}.{seed}"
-    return Arm(arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed)
+    return ArmRecord(
+        arm=name, method=method, fusion=fusion, status="complete", trains=trains, adapter=adapter, seed=seed
+    )
 
 
 SIX = [

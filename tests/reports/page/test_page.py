@@ -15,12 +15,13 @@ from pages import Reader, text_of
 from run_writer import PLANS, RunWriter
 
 from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis import contrasts
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.figures import violins
 from gtvbench.reports.page.build import build_report
-from gtvbench.reports.run.load import Arm, Run
-from gtvbench.reports.sentences import prose
+from gtvbench.reports.run.load import FinishedRun
+from gtvbench.reports.sentences import caveats
 
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 HOSTILE = "<b>x</b>\"'&\n\u202eevil $a_b$ %{x}"
@@ -187,14 +188,14 @@ def test_an_arm_whose_every_case_failed_is_a_row_of_zeros_and_scores_may_be_infi
         assert words in text, words
 
 
-def test_a_run_under_way_is_shown_as_far_as_it_is(read: Callable[[Any], Run]) -> None:
+def test_a_run_under_way_is_shown_as_far_as_it_is(read: Callable[[Any], FinishedRun]) -> None:
     writer = RunWriter(structures=("GTV-T", "Oral cavity"))
     last = writer.plans[-1].name
     writer.scores = writer.scores[(writer.scores["arm"] != last) & (writer.scores["case"] != writer.cases[-1])]
     writer.timing.pop(last)
     writer.epochs.pop(last)
     text = text_of(read(writer))
-    for words in ("Run not finished.", "1 test patient without any score", "5 arms compared"):
+    for words in ("FinishedRun not finished.", "1 test patient without any score", "5 arms compared"):
         assert words in text, words
     assert "Another cohort" not in text, "published results are of GTV-T and GTV-N"
 
@@ -228,7 +229,7 @@ def test_a_violin_has_the_extent_of_its_values() -> None:
     assert violins.density(values[:3]) == violins.density(np.full(19, 0.5)) == ()
 
 
-def test_failed_cases_stand_in_a_band_of_their_own(read: Callable[[Any], Run]) -> None:
+def test_failed_cases_stand_in_a_band_of_their_own(read: Callable[[Any], FinishedRun]) -> None:
     writer = RunWriter()
     writer.fail("box-fill", writer.cases[:2], "crashed")
     run = read(writer)
@@ -248,7 +249,7 @@ def test_failed_cases_stand_in_a_band_of_their_own(read: Callable[[Any], Run]) -
 
 def test_colour_tells_the_method_and_marker_the_fusion() -> None:
     fusions = ("ct-only", "multimodal")
-    arms = [Arm(arm=f"{m}.{f}", method=m, fusion=f, status="complete") for m in "abcdefgh" for f in fusions]
+    arms = [ArmRecord(arm=f"{m}.{f}", method=m, fusion=f, status="complete") for m in "abcdefgh" for f in fusions]
     style = violins.styles(arms)
     assert style["a.ct-only"][0] == style["a.multimodal"][0] != style["b.ct-only"][0]
     assert style["a.ct-only"][1] != style["a.multimodal"][1]
@@ -262,5 +263,5 @@ def test_a_long_name_loses_its_middle_in_figures_only() -> None:
 
 def test_structures_with_the_same_margin_are_named_together() -> None:
     options = contrasts.StatisticsOptions.model_validate({"dsc-margin": {"A": 0.05, "B": 0.05, "C": 0.1}})
-    assert prose.margins(options, ("A", "B", "C")).startswith("a margin of 0.05 (A and B) and 0.1 (C) in DSC")
-    assert prose.margins(options, ("A", "B")).startswith("a margin of 0.05 in DSC")
+    assert caveats.margins(options, ("A", "B", "C")).startswith("a margin of 0.05 (A and B) and 0.1 (C) in DSC")
+    assert caveats.margins(options, ("A", "B")).startswith("a margin of 0.05 in DSC")

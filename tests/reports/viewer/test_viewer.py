@@ -16,7 +16,7 @@ from run_writer import RunWriter
 
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.analysis import selection
-from gtvbench.reports.run.load import Run, read_run
+from gtvbench.reports.run.load import FinishedRun, read_run
 from gtvbench.reports.run.pictures import Pictures
 from gtvbench.reports.text import addresses, templating
 from gtvbench.reports.viewer import build
@@ -24,7 +24,7 @@ from gtvbench.reports.viewer import build
 NewRun = Callable[..., Any]  # the fixture of conftest.py: RunWriter
 
 
-def section_html(run: Run, context: dict[str, Any]) -> str:
+def section_html(run: FinishedRun, context: dict[str, Any]) -> str:
     template = templating.environment().get_template("viewer.html.j2")
     return template.render(viewer=context, run=run)
 
@@ -45,13 +45,13 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(pictured: Path) -> tuple[Run, pd.DataFrame]:
+def loaded(pictured: Path) -> tuple[FinishedRun, pd.DataFrame]:
     run = read_run(pictured)
     return run, tables.wide_scores(run.scores)
 
 
 @pytest.fixture(scope="module")
-def pages(loaded: tuple[Run, pd.DataFrame]) -> dict[str, str]:
+def pages(loaded: tuple[FinishedRun, pd.DataFrame]) -> dict[str, str]:
     return dict(build.case_pages(*loaded))
 
 
@@ -86,7 +86,7 @@ def test_ties_go_to_the_first_by_name_and_a_single_case_is_everything() -> None:
 
 
 def test_failed_and_worst_cases_come_first_and_structures_that_are_not_there_give_no_reason(
-    loaded: tuple[Run, pd.DataFrame],
+    loaded: tuple[FinishedRun, pd.DataFrame],
 ) -> None:
     run, wide = loaded
     found = selection.reasons(wide, run.arm_names, run.structures)
@@ -101,7 +101,7 @@ def test_failed_and_worst_cases_come_first_and_structures_that_are_not_there_giv
 # ---- reading
 
 
-def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, _ = loaded
     pictures = Pictures(run)
     case = pictures.case("PHA-025")
@@ -120,7 +120,7 @@ def test_pictures_are_read_from_the_folder_of_the_arm(loaded: tuple[Run, pd.Data
 
 
 def test_contours_of_another_frame_are_not_drawn_and_an_oblique_grid_names_two_sides(
-    loaded: tuple[Run, pd.DataFrame],
+    loaded: tuple[FinishedRun, pd.DataFrame],
 ) -> None:
     run, _ = loaded
     case = Pictures(run).case("PHA-025")
@@ -136,7 +136,7 @@ def test_contours_of_another_frame_are_not_drawn_and_an_oblique_grid_names_two_s
 
 
 def test_every_test_case_has_a_page_with_its_scores_that_asks_for_nothing_outside_itself(
-    loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]
+    loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]
 ) -> None:
     run, wide = loaded
     assert set(pages) == {f"{case}.html" for case in run.subsets["test"]}
@@ -166,7 +166,9 @@ def test_pictures_and_contours_travel_in_the_page(pictured: Path, pages: dict[st
     assert case["reference"][0][case["start"]], "the viewer opens on a slice with the target"
 
 
-def test_a_failed_arm_says_so_instead_of_a_contour(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
+def test_a_failed_arm_says_so_instead_of_a_contour(
+    loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]
+) -> None:
     data = data_of(pages["PHA-026.html"])
     (case,) = data["cases"]
     by_name = {arm["name"]: entry for arm, entry in zip(data["arms"], case["arms"], strict=True)}
@@ -184,7 +186,7 @@ def test_without_script_a_figure_and_a_table_remain(pages: dict[str, str]) -> No
     assert "multimodal" in still
 
 
-def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     context = build.viewer_section(run, wide)
     html = section_html(run, context)
@@ -194,7 +196,7 @@ def test_the_section_embeds_chosen_cases_and_links_the_rest(loaded: tuple[Run, p
     assert all(f'href="{addresses.case_link(name)}"' in html for name in run.subsets["test"])
 
 
-def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     whole = len(build.viewer_section(run, wide)["data"])
     context = build.viewer_section(run, wide, whole // 3)
@@ -202,7 +204,7 @@ def test_the_byte_budget_is_kept_and_failed_cases_go_first(loaded: tuple[Run, pd
     assert json.loads(context["data"])["cases"][0]["name"] == "PHA-026"
 
 
-def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Run, pd.DataFrame]) -> None:
+def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[FinishedRun, pd.DataFrame]) -> None:
     run, wide = loaded
     (one,) = data_of(dict(build.case_pages(run, wide))["PHA-026.html"])["cases"]
     budget = len(templating.script_json(one)) // 2
@@ -213,7 +215,7 @@ def test_a_case_too_large_for_the_report_is_thinned_and_says_so(loaded: tuple[Ru
 
 
 def test_a_run_without_pictures_scores_or_the_wish_for_pictures_says_what_to_do(
-    read: Callable[[Any], Run], pictured: Path
+    read: Callable[[Any], FinishedRun], pictured: Path
 ) -> None:
     writer = RunWriter(patients=2)
     run = read(writer)
@@ -233,7 +235,7 @@ def test_a_run_without_pictures_scores_or_the_wish_for_pictures_says_what_to_do(
     assert list(build.case_pages(run, wide)) == []
 
 
-def test_the_order_of_rows_does_not_matter(loaded: tuple[Run, pd.DataFrame], pages: dict[str, str]) -> None:
+def test_the_order_of_rows_does_not_matter(loaded: tuple[FinishedRun, pd.DataFrame], pages: dict[str, str]) -> None:
     run, wide = loaded
     assert dict(build.case_pages(run, wide.sample(frac=1, random_state=1))) == pages
 
