@@ -34,7 +34,7 @@ PROMPT_COLUMNS = ("case", "slice", "structure")
 
 #: Fields of the records that are texts or options; the others are names and numbers.
 _MAY_HOLD_PATHS = {
-    "message", "traceback", "reason", "remedy", "options", "notes", "dataset", "methods", "split", "output",
+    "message", "traceback", "reason", "remedy", "options", "notes", "hardware", "dataset", "methods", "split", "output",
 }  # fmt: skip
 
 

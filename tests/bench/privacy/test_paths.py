@@ -20,10 +20,7 @@ from gtvbench.bench.privacy.paths import redact, redact_all
         ("cannot read '/home/who/My Data/p1.nii.gz'", "cannot read '…/p1.nii.gz'"),
         ("cannot read /srv/a/b.nii: bad", "cannot read …/b.nii: bad"),
         ('File "/usr/lib/x.py", line 3', 'File "…/x.py", line 3'),
-        (
-            "bad header\n  file:   /data/My Patients/p 1.nii\n  remedy: no",
-            "bad header\n  file:   …/p 1.nii\n  remedy: no",
-        ),
+        ("bad\n  file:   /data/My Patients/p 1.nii\n  remedy: no", "bad\n  file:   …/p 1.nii\n  remedy: no"),
         (r"C:\Users\who\x.nii is damaged", "…/x.nii is damaged"),
         (r"\\server\share\x.nii is damaged", "…/x.nii is damaged"),
         ("root=~/study/masks", "root=…/masks"),
@@ -119,18 +116,12 @@ def _texts(path: str) -> dict[str, str]:
 
 @fuzzed(400)
 @given(hidden_paths())
-def test_no_folder_of_a_path_is_left_however_it_is_written(path: str) -> None:
+def test_no_folder_of_a_path_is_left_however_it_is_written_and_redacting_twice_changes_nothing(path: str) -> None:
     for how, text in _texts(path).items():
-        assert SECRET not in redact(text), how
-    assert SECRET not in json.dumps(redact_all({"dataset": {"path": path, "many": [path]}}))
-
-
-@fuzzed(200)
-@given(hidden_paths())
-def test_redacting_twice_changes_nothing(path: str) -> None:
-    for text in _texts(path).values():
         once = redact(text)
-        assert redact(once) == once
+        assert SECRET not in once, how
+        assert redact(once) == once, how
+    assert SECRET not in json.dumps(redact_all({"dataset": {"path": path, "many": [path]}}))
 
 
 @pytest.mark.parametrize("part", ["/a ", "/", "/a b", "'/a", "a'", "~", "file:", "C:", "$a", "%a%", "\\\\"])
@@ -139,8 +130,5 @@ def test_a_long_line_is_redacted_without_backtracking_for_ever(part: str) -> Non
 
 
 def test_paths_are_taken_out_of_nested_configuration() -> None:
-    assert redact_all({"root": "/a/b", "n": 3, "list": ["/a/c", None]}) == {
-        "root": "…/b",
-        "n": 3,
-        "list": ["…/c", None],
-    }
+    found = redact_all({"root": "/a/b", "n": 3, "list": ["/a/c", None]})
+    assert found == {"root": "…/b", "n": 3, "list": ["…/c", None]}

@@ -195,7 +195,7 @@ def test_a_run_under_way_is_shown_as_far_as_it_is(read: Callable[[Any], Finished
     writer.timing.pop(last)
     writer.epochs.pop(last)
     text = text_of(read(writer))
-    for words in ("FinishedRun not finished.", "1 test patient without any score", "5 arms compared"):
+    for words in ("Run not finished.", "1 test patient without any score", "5 arms compared"):
         assert words in text, words
     assert "Another cohort" not in text, "published results are of GTV-T and GTV-N"
 

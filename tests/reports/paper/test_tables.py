@@ -50,14 +50,12 @@ def test_latex_has_group_heads_over_their_columns_and_long_tables_break_over_pag
     assert r"\begin{longtable}" in tables.as_latex(_table(*map(str, range(tables.MAX_ROWS + 1))))
 
 
-def test_a_markdown_table_is_aligned_and_has_the_groups_in_its_heads() -> None:
+def test_a_markdown_table_has_the_groups_in_its_heads() -> None:
     lines = tables.as_markdown(_table("a|b", "longer name")).splitlines()
     assert lines[0] == "**Caption**"
     body = lines[2:]
-    assert len({len(line) for line in body}) == 1
     assert body[0].split(" | ")[1].strip() == "Both: DSC mean"
-    assert body[1].startswith("| :--")
-    assert body[1].rstrip("| ").endswith("-:")
+    assert body[1] == "| :-- | --: | --: |"
     assert "a\\|b" in body[2]
     assert "**0.812**" in body[2]
 
