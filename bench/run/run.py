@@ -38,7 +38,7 @@ class Outcome:
     report: Path | None
     computed: dict[str, int]
     failures: list[dict[str, Any]]
-    left_out: list[str]
+    left_out: tuple[str, ...]
     ready: Ready
 
 
@@ -87,7 +87,7 @@ class Run:
             page = _report(arms, store, pictures, journal, self.display) if self.report else None
         finally:
             store.close()
-        bad = sorted(case for cases in lost.values() for case in cases)
+        bad = tuple(sorted(case for cases in lost.values() for case in cases))
         failed = bad or any(record["status"] == "failed" for record in records)
         code = EXIT_FAILED_STEPS if failed else EXIT_COMPLETE
         return Outcome(code, page, dict(journal.computed), journal.failures, bad, ready)
