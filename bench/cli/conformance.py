@@ -118,7 +118,7 @@ class _Suite:
         self._run("first")
 
     def timed(self) -> None:
-        """Every case has a timed row, and every prompted slice one of each stage where it is a slice method."""
+        """Every case has a timed row."""
         for arm in sorted((self.folder / "first" / "arms").iterdir()):
             timing = pd.read_parquet(arm / "timing.parquet")
             if (timing["stage"] == "case").sum() != 2:

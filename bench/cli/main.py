@@ -374,3 +374,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+if __name__ == "__main__":
+    main()

@@ -103,6 +103,11 @@ def test_the_sleep_data_of_r() -> None:
     assert signed_rank(d).p == pytest.approx(0.00390625)  # nine differences, all of one sign
 
 
+def test_holm_never_gives_a_larger_p_value_a_smaller_adjusted_one() -> None:
+    # By hand: .005 x 4, .01 x 3, .03 x 2, and .04 x 1 is raised to the one before it.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
 def test_holm_on_the_p_values_of_benjamini_and_hochberg() -> None:
     p = [
         0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528, 0.759, 1,
