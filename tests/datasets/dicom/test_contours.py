@@ -180,6 +180,14 @@ def test_damaged_contours_are_refused(tmp_path: Path, tag: str, value: Any, told
         roi_mask(read_structures(path), "GTV", GRID)
 
 
+@pytest.mark.parametrize("text", [b"nonsens", b"1e99999", b"    nan"])
+def test_coordinates_that_are_no_finite_numbers_are_refused(tmp_path: Path, text: bytes) -> None:
+    path = save(structures({"GTV": [[(-1.2345, 2, -47), (5, 2, -47), (5, 9, -47)]]}), tmp_path / "rt.dcm")
+    path.write_bytes(path.read_bytes().replace(b"-1.2345", text))
+    with pytest.raises(DataError, match="ContourData"):
+        roi_mask(read_structures(path), "GTV", GRID)
+
+
 def test_a_file_that_is_no_structure_set_is_refused(tmp_path: Path) -> None:
     image = write_series(tmp_path, np.zeros((1, 4, 4)))[0]
     with pytest.raises(DataError, match=r"Modality \(0008,0060\) is CT, not RTSTRUCT"):
