@@ -185,7 +185,7 @@ def score(
     tolerance: Annotated[float, typer.Option(help="Tolerance of the NSD in mm.")] = 2.0,
     as_json: AsJson = False,
 ) -> None:
-    """Score masks from anywhere: two folders, matched by case. Missing and extra files are rows, not silence.
+    """Score masks from anywhere: two folders, matched by case. Missing and extra files are reported as rows.
 
     Exit codes: 0 all cases scored, 3 some are missing, extra or unusable, 2 bad input.
     """

@@ -63,7 +63,7 @@ def publish_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def publish_folder(part: Path, final: Path) -> None:
-    """Rename a finished work folder into place; an older one makes room first."""
+    """Rename a finished work folder into place; an existing one is removed first."""
     try:
         if final.exists():
             old = final.with_name(f".old-{final.name}")
@@ -76,7 +76,7 @@ def publish_folder(part: Path, final: Path) -> None:
 
 
 def refuse_in_use(folder: Path) -> None:
-    """Raise StoreError where a run is working on a folder: its tables are those of another moment until it ends."""
+    """Raise StoreError where a run is working on a folder: its tables are incomplete until the run ends."""
     try:
         descriptor = os.open(folder / ".lock", os.O_RDONLY)
     except OSError:

@@ -58,8 +58,9 @@ def kept_before(
 def checkerboard(kept: Path, modality: str, reference: str, images: Images, surface: Mask | None) -> bytes:
     """A picture (WebP): above as the image lay before, below as registered; axial, coronal, sagittal.
 
-    `kept` is the file of `kept_before`; `reference` the modality that the other was registered to; `surface` what must
-    not be shown of it (z, y, x), None where all may be, of the other image too. A file that is none raises.
+    `kept` is the file of `kept_before`; `reference` the modality that `modality` was registered to; `surface` a mask
+    (z, y, x) of the reference's voxels that must be hidden, or None if nothing of both images is hidden. Raises
+    ValueError or OSError if `kept` is damaged.
     """
     with np.load(kept) as file:
         parts = {name: file[name] for name in file.files}

@@ -230,7 +230,7 @@ class PictureSteps:
         self._step(f"pictures/{case}", key, None, case, make, self.store.pictures(case))
 
     def of_registrations(self, prepared: Prepared) -> None:
-        """Checkerboards of what was registered in one case, where they are not there yet; those of before go."""
+        """Checkerboards of what was registered in one case, if they are not there yet; older ones are deleted."""
         case, records = prepared.case, prepared.meta.get("registration") or {}
         images, store = Images(case, self.store.case_folder(case)), self.store
         surfaces: dict[str, Mask] = {}  # found once a case, and only where a picture is made

@@ -1,4 +1,4 @@
-"""Masks from anywhere: two folders, matched by case, scored with the rules of scoring.py.
+"""Masks from anywhere: two folders, matched by case, scored with the rules of cases.py.
 
 A case is named by its reference file without the suffix (.nii.gz, .nii, .nrrd, .mha, .mhd). Its prediction is the file
 of the same name, any of these suffixes (nnU-Net's layout). What is left over on both sides is matched once more without

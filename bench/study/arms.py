@@ -59,7 +59,7 @@ def plan_arms(
 ) -> list[Arm]:
     """Expand a study into arms.
 
-    `split`: where it has no training patients, methods that train do not run (validation patients are no need).
+    `split`: where it has no training patients, methods that train do not run (validation patients are not needed).
 
     `chosen` are names of entries or registered methods; None takes the study's own choice. Under `all`, every
     registered method runs that needs no setting, and every entry of the study; what cannot run is skipped with its
@@ -81,7 +81,7 @@ def plan_arms(
 
 
 def _all_names(study: Study) -> list[str]:
-    """Every registered method, entries of the study first replacing it: an entry under its own name comes beside it."""
+    """Every registered method, then the study's entries under other names."""
     points = registry.registered(registry.METHODS)
     aliased = [name for name, entry in study.methods.items() if name not in points]
     return [*points, *aliased]

@@ -46,7 +46,10 @@ class Lesion:
 
 
 def draw_tissue(rng: np.random.Generator) -> Tissue:
-    """The one law of tumours and look-alikes: a little denser than muscle, avid, bright on T2w."""
+    """Tissue of a tumour or a look-alike, both drawn from one distribution.
+
+    A little denser than muscle, with high uptake on PET, and bright on T2w.
+    """
     return Tissue(
         ct=MUSCLE.ct + float(rng.uniform(8, 34)),
         pet=float(np.clip(np.exp(rng.normal(np.log(7.0), 0.35)), 3.5, 15.0)),

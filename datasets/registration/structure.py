@@ -77,7 +77,7 @@ def rigid_by_structure(reference: Any, other: Any, other_body: Any, start: Any, 
     """Rigid transform from the reference's points to the other image's.
 
     `reference`, `other`: images clipped to what takes part; `other_body`: mask on the grid of `other`; `start`: where
-    the search begins, and it is returned as it is where no point of the body lies in the reference there.
+    the search begins. If no point of the body falls inside the reference there, `start` is returned unchanged.
     """
     points = _points(other_body)
     back = start.GetInverse()

@@ -30,7 +30,7 @@ _WHOLE = frozenset({"needed", "needed_equivalence"})
 class Results:
     """What a run shows. Tables have a row a record; columns are described where they are made, and in docs.
 
-    `flow`, `status`, `summary`, `profiles`, `repetitions`: reports/descriptions.py and scores.py; `contrasts`,
+    `flow`, `status`, `summary`, `profiles`, `repetitions`: descriptions.py and scores.py; `contrasts`,
     `rankings`: contrasts.py; `sensitivity`, `false_positives`: scores.py; `models`: models.py; `volumes` (a row a
     patient; not in stats.json), `agreement`, `subgroups`, `trends`: volumes.py.
     """

@@ -160,7 +160,7 @@ def false_positives(wide: pd.DataFrame, arms: Sequence[str], structures: Sequenc
 
 
 def sensitivity(wide: pd.DataFrame, arms: Sequence[str], structures: Sequence[str]) -> pd.DataFrame:
-    """Mean DSC under four conventions (evaluation.md): the order of methods should not hang on the choice.
+    """Mean DSC under four conventions (docs/scoring.md): the order of methods should not hang on the choice.
 
     `present`: cases with a reference (primary); `empty_is_one`: a correct empty mask scores 1 and a false positive 0;
     `complete`: cases that every arm segmented; `aggregated`: pooled over cases. `n_complete` counts the third.

@@ -90,7 +90,7 @@ class Panel:
 
 
 def shorten(text: str, longest: int = _LONGEST_LABEL) -> str:
-    """A name for a figure: harmless, and with its middle left out where it is too long."""
+    """A name for a figure: invisible characters spelt out, its middle left out if it is too long."""
     text = visible(text)
     if len(text) <= longest:
         return text

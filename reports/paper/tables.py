@@ -1,7 +1,7 @@
 r"""Tables of the page for a paper: LaTeX (booktabs), Markdown (GitHub's pipes) and CSV, cell for cell.
 
-Cells come from data and names: each is made visible (text.py) and escaped for its format. A LaTeX table needs the
-packages of PACKAGES, all of which every TeX distribution has.
+Cells come from data and names: invisible characters are spelt out, and each is escaped for its format. A LaTeX table
+needs the packages of PACKAGES, all of which every TeX distribution has.
 """
 
 from __future__ import annotations

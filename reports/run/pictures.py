@@ -1,4 +1,4 @@
-"""Pictures and contours that the scoring step left in the run folder, read when a page needs them; no volume is."""
+"""Pictures and contours that the scoring step left in the run folder, read when a page needs them, without volumes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The verdict in plain words: which arm leads on each structure, by how much, how sure that is, and what it costs.
 
-A lead is the paired difference to the next arm. It is called real only where the signed-rank test holds after Holm over
-all pairs of arms (the leader was chosen by looking), and large only where the whole interval lies beyond the margin.
+A lead is the paired difference to the next arm. It is called real only if the signed-rank test is significant after
+Holm over all pairs of arms (the leader was chosen by looking), and large only if the whole interval lies beyond the
+margin.
 """
 
 from __future__ import annotations

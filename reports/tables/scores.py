@@ -1,4 +1,4 @@
-"""Tables of the page: a frame of numbers in, cells as text out."""
+"""Tables of arms and scores: a frame of numbers in, cells as text out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of the page: a frame of numbers in, cells as text out."""
+"""What a table of the page is: cells of text, and a head."""
 
 from __future__ import annotations
 

@@ -12,6 +12,6 @@ _ADDRESS = re.compile(r"(?i)\b(https?|ftp)(:)(?=//)|\b(www)(\.)")
 
 
 def escaped(text: str) -> str:
-    """A text, made visible, as Markdown that shows it and does nothing else."""
+    """The text escaped for Markdown, with invisible characters spelt out."""
     broken = _ADDRESS.sub(lambda m: f"{m[1] or m[3]}\0{m[2] or m[4]}", visible(text))
     return _MARKDOWN.sub(r"\\\1", broken).replace("\0", "\\")

@@ -1,4 +1,4 @@
-"""Dates and times of a PET series: when the scan began that its values are decay-corrected to, and the injection."""
+"""Dates and times of a PET series: the injection, and the scan's start, to which its values are decay-corrected."""
 
 from __future__ import annotations
 
