@@ -42,7 +42,6 @@ class Needs:
     prompts: tuple[str, ...] = ()
     fusions: tuple[str, ...] = STUDY_FUSIONS
     weights: str | None = None
-    dimensions: int = 2
     settings: tuple[str, ...] = ()
     version: int = 1
 

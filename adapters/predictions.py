@@ -29,7 +29,7 @@ class PredictionsOptions(Options):
 class Predictions(VolumeMethod):
     """Read one mask file a case; it must lie on the grid of the case's reference file."""
 
-    needs: ClassVar[Needs] = Needs(fusions=(), dimensions=3, settings=("folder",))
+    needs: ClassVar[Needs] = Needs(fusions=(), settings=("folder",))
     Options: ClassVar[type[Options]] = PredictionsOptions
 
     @classmethod

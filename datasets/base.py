@@ -45,8 +45,10 @@ class SourceOptions(BaseModel):
 class CaseEntry:
     """A case that a source found: its name, its patient, and what identifies its input.
 
-    `identity` is JSON-serialisable and changes whenever the input does (files' sizes and modification times, or a
-    generator's parameters): the prepare step's key is made of it, so nothing is read twice.
+    `identity` is JSON-serialisable and changes whenever the input does: the prepare step's key is made of it, of the
+    source's name and of its `version`, so nothing is read twice. Its `files` {name: [bytes, time]} (`stamp`), `bytes`,
+    or `shape` (z, y, x) of what is generated tell how much memory the case will take; without them all cases are
+    taken to be alike.
     """
 
     name: str
@@ -70,7 +72,12 @@ class Inventory:
 
 
 class Source(Protocol):
-    """A source is made of its options and the study's folder (relative paths in options start there)."""
+    """A source is made of its options, the study's folder (relative paths in options start there), its structures and
+    its seed (for what is generated).
+
+    Label maps hold the structures' values, and 0 elsewhere. A source that `bench init` finds by a preset also has
+    `inventory()`, a list of `Inventory`, one for each case whether it can be used or not.
+    """
 
     Options: ClassVar[type[SourceOptions]]
     #: One line for `bench list datasets`.

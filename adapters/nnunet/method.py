@@ -27,7 +27,7 @@ Preprocessed = tuple[Any, dict[str, Any]]
 class Nnunet(Adapter):
     """nnU-Net v2 without a prompt: it finds the target by itself."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, fusions=("multimodal",), dimensions=3)
+    needs: ClassVar[Needs] = Needs(trains=True, fusions=("multimodal",))
     Options: ClassVar[type[BaseOptions]] = NnunetOptions
 
     @classmethod
@@ -139,7 +139,7 @@ class Nnunet(Adapter):
 class NnunetBox(Nnunet):
     """nnU-Net v2 with the prompts as one more channel: 1 inside any box of a slice."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), fusions=("multimodal",), dimensions=3)
+    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), fusions=("multimodal",))
     Options: ClassVar[type[BaseOptions]] = NnunetBoxOptions
 
     def _groups(self) -> tuple[tuple[int, ...], ...]:

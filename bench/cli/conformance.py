@@ -16,6 +16,7 @@ import yaml
 
 from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.errors import BenchError, StudyError
+from gtvbench.bench.files.nifti import read_volume
 from gtvbench.bench.files.progress import Display
 from gtvbench.bench.run.run import Run
 from gtvbench.bench.study import registry
@@ -81,6 +82,7 @@ class _Suite:
             ("can be listed without importing torch", self.light),
             ("refuses an unknown option", self.options_are_checked),
             ("predicts every test case of a phantom cohort", self.predicts),
+            ("segments something, if it needs no training", self.segments),
             ("is timed by the harness", self.timed),
             ("does nothing when it is run again", self.resumes),
             ("gives the same result from the same seed", self.repeats),
@@ -116,6 +118,12 @@ class _Suite:
     def predicts(self) -> None:
         """All cases are predicted, with known labels, on the right grid (the runner checks both)."""
         self._run("first")
+
+    def segments(self) -> None:
+        """Not every label map is empty; a method that trains may find nothing after so short a training."""
+        files = [self.folder / "first" / "arms" / name for name in self._predictions("first")]
+        if not self.cls.needs.trains and not any(read_volume(path).array.any() for path in files):
+            raise _BrokenError("every prediction is empty")
 
     def timed(self) -> None:
         """Every case has a timed row."""
@@ -161,4 +169,4 @@ class _Suite:
 
     def _predictions(self, name: str) -> dict[str, str]:
         files = sorted((self.folder / name / "arms").glob("*/predictions/*.nii.gz"))
-        return {f"{path.parent.parent.name}/{path.name}": digest_file(path) for path in files}
+        return {str(path.relative_to(self.folder / name / "arms")): digest_file(path) for path in files}

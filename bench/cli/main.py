@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -217,8 +219,8 @@ def list_(
         typer.echo(json.dumps(rows))
         return
     table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, overflow="fold")
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     _out.print(table)
@@ -328,17 +330,27 @@ def _listing(what: str) -> list[dict[str, Any]]:
 
         return [dict(row) for row in listing()]
     if what == "datasets":
-        points = registry.registered(registry.SOURCES)
-        return [{"name": n, "description": registry.load(registry.SOURCES, n).description} for n in points]
+        return [{"name": name, "description": cls.description} for name, _, cls in _importable(registry.SOURCES)]
     rows = []
-    for name, point in registry.registered(registry.METHODS).items():
-        needs = registry.load(registry.METHODS, name).needs
+    for name, point, cls in _importable(registry.METHODS):
+        needs = cls.needs
         rows.append({
             "name": name, "package": point.dist.name if point.dist else "?", "trains": needs.trains,
             "prompts": list(needs.prompts), "fusions": list(needs.fusions), "weights": needs.weights,
             "settings": list(needs.settings),
         })  # fmt: skip
     return rows
+
+
+def _importable(group: str) -> Iterator[tuple[str, EntryPoint, Any]]:
+    """What a group of entry points names; one that cannot be imported is said on stderr and hides no other."""
+    from gtvbench.bench.study import registry
+
+    for name, point in registry.registered(group).items():
+        try:
+            yield name, point, registry.load(group, name)
+        except StudyError as error:
+            _err.print(f"{error.message}; {error.remedy}", markup=False, highlight=False)
 
 
 def _cell(value: Any) -> str:
@@ -350,8 +362,8 @@ def _cell(value: Any) -> str:
 
 
 def _summary(folder: Path) -> Table:
-    from gtvbench.bench.core.scores import WHOLE_VOLUME
-    from gtvbench.reports.analysis.scores import score_summary, wide_scores
+    from gtvbench.bench.core.scores import FAILED, WHOLE_VOLUME
+    from gtvbench.reports.analysis.scores import score_summary, status_counts, wide_scores
     from gtvbench.reports.run.load import read_run
     from gtvbench.reports.text.numbers import number
 
@@ -360,10 +372,15 @@ def _summary(folder: Path) -> Table:
         left = column in ("arm", "structure")
         table.add_column(column, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     run = read_run(folder)
-    summary = score_summary(wide_scores(run.scores), WHOLE_VOLUME, run.arm_names, run.structures)
-    for row in summary.to_dict("records"):
-        scores = (number(row["dsc_mean"], 3), number(row["hd95_median_mm"], 1), str(row["failed"]))
-        table.add_row(row["structure"], row["arm"], str(row["n"]), *scores)
+    wide = wide_scores(run.scores)
+    statuses = status_counts(wide, run.arm_names, run.structures).set_index(["structure", "arm"])
+    for row in score_summary(wide, WHOLE_VOLUME, run.arm_names, run.structures).to_dict("records"):
+        why = statuses.loc[(row["structure"], row["arm"]), list(FAILED)]
+        failed = ", ".join(f"{count} {status}" for status, count in why.items() if count) or "0"
+        table.add_row(
+            row["structure"], row["arm"], str(row["n"]), number(row["dsc_mean"], 3), number(row["hd95_median_mm"], 1),
+            failed,
+        )  # fmt: skip
     return table
 
 

@@ -14,6 +14,7 @@ from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.errors import DataError, DigestError
 from gtvbench.bench.core.geometry import Grid
+from gtvbench.bench.core.scores import METRICS
 from gtvbench.bench.files import nifti
 from gtvbench.bench.files.store import step_key, write_atomically
 from gtvbench.bench.run.journal import Journal
@@ -62,6 +63,7 @@ class ScoreSteps:
             prompts=ready.prompts[case].digest,
             tolerances=ready.study.tolerances(),
             structures=ready.study.structures,
+            metrics=list(METRICS),
         )
         read = cache(lambda: self._prediction(arm, case, record["sha256"]))
         if store.record(step, key) is None:

@@ -20,10 +20,10 @@ from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.scores import (
     BOTH_EMPTY,
     GEOMETRY_MISMATCH,
+    MEASURES,
     METRICS,
     MISSING_OUTPUT,
     OK,
-    OVERLAP_METRICS,
     PRED_EMPTY,
     PROMPTED_SLICES,
     REF_EMPTY_FP,
@@ -146,7 +146,7 @@ def aggregate(frame: pd.DataFrame, scope: str = WHOLE_VOLUME) -> dict[str, dict[
             "present": int(present.sum()),
             "status": {name: int(counts[name]) for name in STATUSES if name in counts},
             "aggregated_dsc": _number(2.0 * wide["tp_mm3"].sum() / volume_mm3) if volume_mm3 > 0 else None,
-            **{metric: _spread(scored[metric]) for metric in (*OVERLAP_METRICS, "volume_difference_ml")},
+            **{metric: _spread(scored[metric]) for metric in (*MEASURES, "volume_difference_ml")},
             "reference_absent": _false_positives(absent, status[~present]),
         }
     return result
@@ -210,13 +210,16 @@ def _rows(structure: str, scope: str, measured: _Measured) -> list[dict[str, Any
 
 
 def _scored(metric: str, measured: _Measured) -> float:
-    if metric in OVERLAP_METRICS and not measured.present:
+    if metric in MEASURES and not measured.present:
         return math.nan
-    if measured.status == OK or not measured.present or metric == "reference_volume_ml":
+    if measured.status == OK or not measured.present:
         return measured.raw[metric]
-    if metric in ("hd95_mm", "assd_mm"):
-        return measured.penalty_mm
-    return -measured.raw["reference_volume_ml"] if metric == "volume_difference_ml" else 0.0
+    return {
+        "zero": 0.0,
+        "diagonal": measured.penalty_mm,
+        "minus-reference": -measured.raw["reference_volume_ml"],
+        "measured": measured.raw[metric],
+    }[METRICS[metric].failed]
 
 
 def _joint(one: _Box | None, other: _Box | None) -> _Box:

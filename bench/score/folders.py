@@ -26,7 +26,7 @@ import pandas as pd
 
 from gtvbench.bench.core.errors import DataError, StudyError
 from gtvbench.bench.core.geometry import Volume
-from gtvbench.bench.core.scores import CRASHED, GEOMETRY_MISMATCH, MISSING_OUTPUT, OVERLAP_METRICS, STATUSES
+from gtvbench.bench.core.scores import CRASHED, GEOMETRY_MISMATCH, MEASURES, METRICS, MISSING_OUTPUT, STATUSES
 from gtvbench.bench.core.structures import Structure, check_labels, structures_from
 from gtvbench.bench.files import nifti
 from gtvbench.bench.files.store import write_atomically
@@ -113,12 +113,10 @@ def summary_rows(summary: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tupl
     seen = [status for status in STATUSES if any(status in p["status"] for p in parts)]
     rows += [(f"  {status}", *(str(p["status"].get(status, 0)) for p in parts)) for status in seen]
     rows.append(("aggregated DSC", *(_text(p["aggregated_dsc"], 4) for p in parts)))
-    for label, metric, digits in (
-        ("DSC", "dsc", 4), ("NSD", "nsd", 4), ("HD95 mm", "hd95_mm", 2), ("ASSD mm", "assd_mm", 2),
-        ("volume difference mL", "volume_difference_ml", 2),
-    ):  # fmt: skip
-        rows.append((f"{label}, mean ± SD", *(_with_sd(p[metric], digits) for p in parts)))
-        rows.append((f"{label}, median", *(_text(p[metric]["median"], digits) for p in parts)))
+    for metric in (*MEASURES.values(), METRICS["volume_difference_ml"]):
+        label, digits = f"{metric.title} {metric.unit}".strip(), metric.digits + 1
+        rows.append((f"{label}, mean ± SD", *(_with_sd(p[metric.name], digits) for p in parts)))
+        rows.append((f"{label}, median", *(_text(p[metric.name]["median"], digits) for p in parts)))
     absent = [p["reference_absent"] for p in parts]
     rows.append(("false positives", *(f"{a['false_positives']} of {a['usable']}" for a in absent)))
     volumes = (_text(a["false_positive_volume_ml"]["mean"], 2) for a in absent)
@@ -242,7 +240,7 @@ def _summary(
     parts = scoring.aggregate(frame)
     mean = {
         str(s.value): {"Dice": parts[s.name]["dsc"]["mean"], "structure": s.name}
-        | {metric: parts[s.name][metric]["mean"] for metric in OVERLAP_METRICS}
+        | {metric: parts[s.name][metric]["mean"] for metric in MEASURES}
         for s in known
     }
     defined = [entry["Dice"] for entry in mean.values() if entry["Dice"] is not None]

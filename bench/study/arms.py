@@ -90,7 +90,12 @@ def _all_names(study: Study) -> list[str]:
 def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], named: bool, trainable: bool) -> list[Arm]:
     entry = study.methods.get(name, MethodEntry())
     adapter = entry.method or name
-    cls = registry.load(registry.METHODS, adapter)
+    try:
+        cls = registry.load(registry.METHODS, adapter)
+    except StudyError as error:
+        if named or name in study.methods:
+            raise
+        return [Arm(name, name, adapter, NO_FUSION, 1, {}, skip=error.message)]
     needs = cls.needs
     missing = [setting for setting in needs.settings if setting not in entry.options]
     if missing:
@@ -103,7 +108,9 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
     try:
         options = cls.Options.model_validate(entry.options)
     except ValidationError as error:
-        raise StudyError(f"method {name!r} has {problems(error)}", remedy="see docs/study-reference.md") from error
+        raise StudyError(
+            f"method {name!r} has {problems(error, cls.Options)}", remedy="see docs/study-reference.md"
+        ) from error
     facts: dict[str, Any] = {
         "options": json.loads(options.model_dump_json(by_alias=True)),
         "trains": needs.trains,

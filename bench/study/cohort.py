@@ -23,6 +23,8 @@ from gtvbench.bench.core.structures import Structure, structures_from
 from gtvbench.bench.study import registry
 from gtvbench.bench.study.file import NAME, Study, problems
 
+_OF_A_SOURCE = ("Options", "description", "version", "synthetic", "entries", "modalities", "read", "findings")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -79,7 +81,11 @@ def open_cohort(study: Study, base: Path) -> Cohort:
         if not NAME.fullmatch(case):
             raise DataError("a case name may hold letters, digits, '.', '_' and '-' only", case=case)
     split = _split(study, base, [entry.patient for entry in entries])
-    used = sorted((e for e in entries if split.subset_of(e.patient) is not None), key=lambda e: str(e.name))
+    made_by = {"source": name, "version": source.version}
+    used = sorted(
+        (replace(e, identity=made_by | e.identity) for e in entries if split.subset_of(e.patient) is not None),
+        key=lambda e: str(e.name),
+    )
     if not split.test:
         raise StudyError("the split leaves no test patient", remedy="a comparison needs at least one")
     return Cohort(source, used, split, tuple(source.modalities()), structures)
@@ -105,10 +111,18 @@ def open_source(dataset: dict[str, Any], base: Path, structures: tuple[Structure
     """The source that a study's `dataset` names; raises StudyError where its options make no sense."""
     name = dataset["source"]
     cls = registry.load(registry.SOURCES, name)
+    lacking = [each for each in _OF_A_SOURCE if not hasattr(cls, each)]
+    if lacking:
+        raise StudyError(
+            f"the dataset source {name!r} ({cls.__module__}.{cls.__qualname__}) has no {', '.join(lacking)}",
+            remedy="the protocol Source in gtvbench/datasets/base.py says what a source has",
+        )
     try:
         validated = cls.Options.model_validate({key: value for key, value in dataset.items() if key != "source"})
     except ValidationError as error:
-        raise StudyError(f"dataset {name!r} has {problems(error)}", remedy="see 'bench list datasets'") from error
+        raise StudyError(
+            f"dataset {name!r} has {problems(error, cls.Options)}", remedy="see 'bench list datasets'"
+        ) from error
     return cls(validated, base, structures, seed)
 
 

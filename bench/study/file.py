@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -309,12 +310,21 @@ def _validated(data: dict[str, Any], path: Path | None) -> Study:
         ) from error
 
 
-def problems(error: ValidationError) -> str:
-    """A validation error as one line a problem: the key and what is wrong with it."""
+def problems(error: ValidationError, options: type[BaseModel] | None = None) -> str:
+    """A validation error as one line a problem: the key and what is wrong with it.
+
+    `options` is the model of a method or a source: its keys are offered where one is unknown.
+    """
     lines = []
+    known = [field.alias or name for name, field in options.model_fields.items()] if options else []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(top)"
-        text = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
+        text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            text = "unknown key"
+            if options is not None and len(item["loc"]) == 1:
+                near = difflib.get_close_matches(key, known)
+                text += f"; did you mean {' or '.join(near)}?" if near else f"; it takes {', '.join(known) or 'none'}"
         lines.append(f"{key}: {text}")
     return f"{len(lines)} problem(s):\n    " + "\n    ".join(lines)
 

@@ -136,7 +136,7 @@ class DicomSource:
         aside = set(DicomOptions.model_fields) - {"overlap", "crop", "reference_modality", "registration"}
         settings = self._options.settings(aside)
         for case in self._patients:
-            identity: dict[str, Any] = {"source": "dicom", "version": self.version, "options": settings}
+            identity: dict[str, Any] = {"options": settings}
             try:
                 choice = self.choice(case)
             except BenchError as error:

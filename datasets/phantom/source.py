@@ -116,7 +116,7 @@ class Phantom:
         identity = self._options.model_dump(mode="json", exclude={"patients"})
         width = max(3, len(str(self._options.patients - 1)))
         names = [f"phantom-{number:0{width}d}" for number in range(self._options.patients)]
-        return [CaseEntry(name, name, {"source": "phantom", "version": self.version, **identity}) for name in names]
+        return [CaseEntry(name, name, identity) for name in names]
 
     def modalities(self) -> tuple[str, ...]:
         """The modalities chosen."""

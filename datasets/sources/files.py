@@ -147,8 +147,6 @@ class Files:
         for case, folder in cases.items():
             paths = sorted({path for pattern in patterns for path in self._matches(case, pattern)})
             identity = {
-                "source": "files",
-                "version": self.version,
                 "options": settings,
                 "files": dict(stamp(path, folder) for path in paths),
             }

@@ -118,8 +118,6 @@ class MedsamNpz:
                 case,
                 patient_of(case, self._options.patient_regex),
                 {
-                    "source": "medsam-npz",
-                    "version": self.version,
                     "options": settings,
                     "files": dict([stamp(path, self._root)]),
                 },

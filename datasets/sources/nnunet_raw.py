@@ -102,8 +102,6 @@ class NnunetRaw:
             channels = (self._image(part, case, number) for number in layout.channels.values())
             present = [path for path in (*channels, self._label(part, case)) if path.is_file()]
             identity = {
-                "source": "nnunet-raw",
-                "version": self.version,
                 "options": settings,
                 "channels": layout.channels,
                 "meaning": sorted(layout.meaning.values.items()),

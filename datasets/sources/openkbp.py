@@ -98,8 +98,6 @@ class OpenKbpCsv:
         for case, folder in folders.items():
             paths = [folder / name for name in ("ct.csv", "voxel_dimensions.csv", *names.values())]
             identity = {
-                "source": "openkbp-csv",
-                "version": self.version,
                 "options": settings,
                 "names": names,
                 "files": dict(stamp(path, folder) for path in paths if path.is_file()),

@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.bench.core.scores import HIGHER_IS_BETTER, WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, WHOLE_VOLUME
 from gtvbench.bench.study.file import StatisticsOptions, problems
 from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.run.load import FinishedRun, comparable
@@ -110,7 +110,7 @@ def contrasts(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
             table = by_patient(wide, structure, metric)
             margin = options.margin(metric, structure)
             for pairs, is_planned in ((wanted, True), (rest, False)):
-                family = _family(table, pairs, HIGHER_IS_BETTER[metric], margin, options.resamples)
+                family = _family(table, pairs, MEASURES[metric].higher_is_better, margin, options.resamples)
                 testable = [row for row in family if is_planned and np.isfinite(row["p"])]
                 for row, p in zip(testable, holm([row["p"] for row in testable]), strict=True):
                     row["p_holm"] = float(p)
@@ -193,6 +193,11 @@ def _family(
     return rows
 
 
+def main_scheme(metric: str) -> str:
+    """The way to rank that the page shows first: by the mean, or by the median where one penalty would move a mean."""
+    return "mean-then-rank" if MEASURES[metric].bounded else "median-then-rank"
+
+
 def rankings(run: FinishedRun, wide: pd.DataFrame) -> list[dict[str, Any]]:
     """Friedman's test, critical difference and the stability of each scheme, for each structure and primary metric.
 
@@ -207,7 +212,7 @@ def rankings(run: FinishedRun, wide: pd.DataFrame) -> list[dict[str, Any]]:
             table = every.dropna(axis=1, how="all").dropna(axis=0)
             if table.shape[0] < 2 or table.shape[1] < 2:
                 continue
-            higher = HIGHER_IS_BETTER[metric]
+            higher = MEASURES[metric].higher_is_better
             values = table.to_numpy(float)
             omnibus = friedman(values)
             groups = critical_difference(values, higher_is_better=higher)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from gtvbench.bench.core.scores import HIGHER_IS_BETTER, WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, WHOLE_VOLUME
 from gtvbench.reports.analysis.contrasts import SEED, by_patient, statistics_of
 from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.run.load import FinishedRun
@@ -62,7 +62,7 @@ def summary(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     volume = of_scope(wide, WHOLE_VOLUME)
     failed = volume[volume["failed"]].groupby(["structure", "arm"])["patient"].nunique()
     rows = []
-    for structure, metric in itertools.product(run.structures, HIGHER_IS_BETTER):
+    for structure, metric in itertools.product(run.structures, MEASURES):
         table = by_patient(wide, structure, metric)
         if table.empty:
             continue
@@ -107,7 +107,7 @@ def profiles(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for structure, metric in itertools.product(run.structures, statistics_of(run).primary_metrics):
         table = by_patient(wide, structure, metric)
-        higher = HIGHER_IS_BETTER[metric]
+        higher = MEASURES[metric].higher_is_better
         thresholds = np.linspace(0, 1 if higher else _farthest(table), POINTS).round(4)
         for arm in table.columns:
             values = table[arm].dropna()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from gtvbench.bench.core.scores import FAILED, METRICS, REFERENCE_ABSENT, STATUSES, WHOLE_VOLUME
+from gtvbench.bench.core.scores import FAILED, MEASURES, METRICS, REFERENCE_ABSENT, STATUSES, WHOLE_VOLUME
 
 _KEYS = ["arm", "case", "patient", "structure", "scope"]
 
@@ -32,7 +32,7 @@ def wide_scores(scores: pd.DataFrame) -> pd.DataFrame:
     guess = ~wide["status"].isin(REFERENCE_ABSENT) & wide["dsc"].notna()
     wide["present"] = np.where(volume.notna(), volume > 0, guess)
     wide["failed"] = wide["present"] & wide["status"].isin(FAILED)
-    for metric in ("dsc", "nsd"):
+    for metric in (name for name, measure in MEASURES.items() if measure.bounded):
         wide[metric] = wide[metric].mask(wide["failed"] & wide[metric].isna(), 0.0)
     return wide
 
@@ -100,7 +100,7 @@ def score_summary(wide: pd.DataFrame, scope: str, arms: Sequence[str], structure
 
 def _summary(group: pd.DataFrame) -> dict[str, float | int]:
     present = group[group["present"]]
-    scored = present[["dsc", "hd95_mm", "nsd", "assd_mm", "volume_difference_ml"]]
+    scored = present[[*MEASURES, "volume_difference_ml"]]
     scored = scored.where(np.isfinite(scored))
     dsc, n = scored["dsc"], len(present)
     return {

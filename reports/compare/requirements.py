@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from gtvbench.bench.core.errors import StudyError
-from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, WHOLE_VOLUME, Measure
 from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.scores import wide_scores
 from gtvbench.reports.run.load import FinishedRun, base_name, read_run
@@ -24,12 +24,8 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
     "\u2265": operator.ge, "\u2264": operator.le,
 }  # fmt: skip
-#: Metric as written -> column of scores and how patients are pooled: as the report's headline does.
-_METRICS = {
-    "dsc": ("dsc", "mean"), "nsd": ("nsd", "mean"), "hd95": ("hd95_mm", "median"), "assd": ("assd_mm", "median"),
-}  # fmt: skip
-_ALIASES = {"hd95_mm": "hd95", "assd_mm": "assd"}
-_SHARES = ("dsc", "nsd")
+#: Metrics as written, 'hd95' or 'hd95_mm'; patients are pooled as in the report's headline.
+_METRICS = {name: measure for measure in MEASURES.values() for name in (measure.short, measure.name)}
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _FORM = re.compile(rf"(?P<names>.+):\s*(?P<metric>\w+)\s*(?P<sign>>=|<=|>|<|\u2265|\u2264)\s*(?P<value>{_NUMBER})")
 _EXAMPLE = "write ARM:STRUCTURE:METRIC>=VALUE, for example 'nnunet-box:GTV-T:dsc>=0.8'"
@@ -66,7 +62,7 @@ class _Requirement:
     text: str
     arms: tuple[ArmRecord, ...]
     structure: str
-    metric: str
+    metric: Measure
     sign: str
     value: float
 
@@ -90,13 +86,14 @@ def _parsed(text: str, run: FinishedRun) -> _Requirement:
     if match is None:
         hint = "; a decimal point, not a comma" if re.search(r"\d,\d", text) else ""
         raise StudyError(f"the requirement {text!r} cannot be read", remedy=_EXAMPLE + hint)
-    metric = match["metric"].casefold()
-    metric = _ALIASES.get(metric, metric)
-    if metric not in _METRICS:
+    metric = _METRICS.get(match["metric"].casefold())
+    if metric is None:
         raise StudyError(f"unknown metric {match['metric']!r} in {text!r}", remedy=f"use one of {', '.join(_METRICS)}")
     value = float(match["value"])
-    if metric in _SHARES and not 0 <= value <= 1:
-        raise StudyError(f"{metric} lies between 0 and 1, not at {value:g}: {text!r}", remedy="80 % is written 0.8")
+    if metric.bounded and not 0 <= value <= 1:
+        raise StudyError(
+            f"{metric.short} lies between 0 and 1, not at {value:g}: {text!r}", remedy="80 % is written 0.8"
+        )
     arms, structure = _named(match["names"], text, run)
     return _Requirement(text, arms, structure, metric, match["sign"], value)
 
@@ -155,7 +152,7 @@ def _suggested(name: str, known: Sequence[str]) -> str:
 
 
 def _outcome(required: _Requirement, wide: pd.DataFrame) -> Outcome:
-    column, pooled = _METRICS[required.metric]
+    column, pooled = required.metric.name, "mean" if required.metric.bounded else "median"
     names = [arm.name for arm in required.arms]
 
     def failed(reason: str) -> Outcome:
@@ -176,7 +173,7 @@ def _outcome(required: _Requirement, wide: pd.DataFrame) -> Outcome:
     without = [str(patient) for patient in table.index[table.isna().any(axis=1)]]
     if without:
         more = f" and {len(without) - 5} more" if len(without) > 5 else ""
-        return failed(f"no {required.metric} of {counted(len(without), 'patient')}: {listed(without[:5])}{more}")
+        return failed(f"no {required.metric.title} of {counted(len(without), 'patient')}: {listed(without[:5])}{more}")
     found = round(float(table.mean(axis=1).agg(pooled)), 9)
     holds = finite(found) and _OPERATORS[required.sign](found, required.value)
     return Outcome(required.text, found, holds, pooled, len(table), len(names))

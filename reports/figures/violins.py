@@ -15,9 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, WHOLE_VOLUME
 from gtvbench.bench.study.record import ArmRecord
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.text.numbers import counted, number, visible
 

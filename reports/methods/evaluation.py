@@ -7,10 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.bench.core.scores import PROMPTED_SLICES, WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, PROMPTED_SLICES, WHOLE_VOLUME
 from gtvbench.bench.study.file import StatisticsOptions
 from gtvbench.reports.analysis.contrasts import LEVEL, by_patient, planned_pairs, statistics_of
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.scores import of_scope
 from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.sentences.citations import (

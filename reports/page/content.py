@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.bench.core.scores import PROMPTED_SLICES, WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, PROMPTED_SLICES, WHOLE_VOLUME
 from gtvbench.reports.analysis import cost
 from gtvbench.reports.analysis.analysis import Results, analyse, as_json
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.scores import presence, score_summary, wide_scores
 from gtvbench.reports.methods.text import methods_text
 from gtvbench.reports.page import flow

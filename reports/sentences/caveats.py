@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from gtvbench.bench.core.scores import MEASURES
 from gtvbench.bench.study.file import StatisticsOptions
-from gtvbench.reports.analysis.contrasts import LEVEL
-from gtvbench.reports.analysis.measures import MEASURES, main_scheme
+from gtvbench.reports.analysis.contrasts import LEVEL, main_scheme
 from gtvbench.reports.analysis.models import Model
 from gtvbench.reports.analysis.scores import order_changes
 from gtvbench.reports.run.load import FinishedRun

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.reports.analysis.contrasts import LEVEL
-from gtvbench.reports.analysis.measures import MEASURES, main_scheme
+from gtvbench.bench.core.scores import MEASURES
+from gtvbench.reports.analysis.contrasts import LEVEL, main_scheme
 from gtvbench.reports.analysis.models import Model
 from gtvbench.reports.tables.table import Cell, Table, between, row_of
 from gtvbench.reports.text.numbers import ABSENT, interval, number, p_value, percent, signed

@@ -103,7 +103,7 @@ class FitOptions(Options):
 
 class Threshold(VolumeMethod):
     """Learns one CT threshold, an epoch at a time, slowly; predicts without prompts."""
-    needs = Needs(trains=True, fusions=("ct-only",), dimensions=3)
+    needs = Needs(trains=True, fusions=("ct-only",))
     Options = FitOptions
     def fit(self, training, validation, work, recorder):
         state = work / "state.json"
@@ -135,7 +135,7 @@ class Sleeper(SliceMethod):
 
 class Broken(VolumeMethod):
     """Dies in the way that its option names."""
-    needs = Needs(fusions=("ct-only",), dimensions=3)
+    needs = Needs(fusions=("ct-only",))
     class Options(Options):
         how: str = "crash"
     def segment(self, images, prompts):

@@ -26,7 +26,7 @@ import surface_distance
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from gtvbench.bench.core.geometry import Grid
-from gtvbench.bench.core.scores import OVERLAP_METRICS
+from gtvbench.bench.core.scores import MEASURES
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.score import cases
 
@@ -64,7 +64,7 @@ def label_maps() -> dict[str, tuple[Label, Label]]:
 def ours(case: str) -> list[float]:
     prediction, reference = label_maps()[case]
     rows = cases.score_case(prediction, reference, GRID, STRUCTURES, TOLERANCES)
-    return [row["value"] for row in rows if row["metric"] in OVERLAP_METRICS]
+    return [row["value"] for row in rows if row["metric"] in MEASURES]
 
 
 def theirs(case: str) -> list[float]:

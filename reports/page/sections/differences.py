@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from gtvbench.bench.core.scores import MEASURES
 from gtvbench.reports.analysis.analysis import Results
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import static, violins
 from gtvbench.reports.page.sections.collected import Collected, Shown
 from gtvbench.reports.sentences import caveats

@@ -7,8 +7,8 @@ from functools import partial
 
 import pandas as pd
 
+from gtvbench.bench.core.scores import MEASURES
 from gtvbench.reports.analysis import scores
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import static, violins
 from gtvbench.reports.page.sections.collected import Collected, Shown
 from gtvbench.reports.run.load import FinishedRun

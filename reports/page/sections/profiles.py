@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from gtvbench.bench.core.scores import MEASURES
 from gtvbench.reports.analysis.analysis import Results
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.figures import static_charts, violins
 from gtvbench.reports.figures.charts import Axis, Chart, Rule, Series
 from gtvbench.reports.page.sections.collected import Collected, Shown

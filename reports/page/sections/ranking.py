@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from gtvbench.reports.analysis.contrasts import LEVEL
-from gtvbench.reports.analysis.measures import MEASURES, main_scheme
+from gtvbench.bench.core.scores import MEASURES
+from gtvbench.reports.analysis.contrasts import LEVEL, main_scheme
 from gtvbench.reports.figures import static_charts
 from gtvbench.reports.figures.ranking_figures import Diagram, RankMap
 from gtvbench.reports.figures.violins import shorten

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gtvbench.bench.core.scores import WHOLE_VOLUME
+from gtvbench.bench.core.scores import MEASURES, WHOLE_VOLUME
 from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.analysis import Results
 from gtvbench.reports.analysis.contrasts import by_patient
-from gtvbench.reports.analysis.measures import MEASURES
 from gtvbench.reports.analysis.volumes import reference_volumes
 from gtvbench.reports.figures import static_charts, violins, volume_figures
 from gtvbench.reports.figures.charts import Axis, Chart, Dash, Series

@@ -148,7 +148,7 @@ def test_an_example_package_adds_a_method_by_entry_point(tmp_path: Path, monkeyp
 def test_a_method_that_keeps_every_promise_conforms() -> None:
     told = CliRunner().invoke(app, ["check-adapter", "box-fill"])
     assert told.exit_code == 0, told.output
-    assert told.output.count("pass ") == 8 and "box-fill: conforms" in told.output
+    assert told.output.count("pass ") == 9 and "box-fill: conforms" in told.output
 
 
 @pytest.mark.usefixtures("with_plugins")
@@ -156,7 +156,8 @@ def test_a_method_that_breaks_does_not_conform() -> None:
     told = CliRunner().invoke(app, ["check-adapter", "broken", "--set", "how=label"])
     assert told.exit_code == 2
     assert "FAIL predicts every test case of a phantom cohort" in told.output
-    assert "unknown label values" in told.output and "broken: 5 checks failed" in told.output
+    assert "unknown label values" in told.output and "broken: 6 checks failed" in told.output
+    assert broken_promises("sleeper") == [("segments something, if it needs no training", "every prediction is empty")]
 
 
 @pytest.mark.parametrize(

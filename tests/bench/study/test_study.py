@@ -2,11 +2,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from gtvbench.bench.cli.main import app
 from gtvbench.bench.core.errors import BenchError, StudyError
+from gtvbench.bench.prepare.cases import prepare_key
 from gtvbench.bench.study import registry
 from gtvbench.bench.study.arms import plan_arms
+from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import Study, builtin_study, read_study
+from gtvbench.datasets.phantom.source import Phantom
 
 BASE = {
     "study": "s",
@@ -138,5 +143,45 @@ def test_several_seeds_repeat_the_arms_that_train_only_and_a_name_is_no_seed() -
 
 
 def test_an_unknown_option_of_a_method_is_refused_by_name() -> None:
-    with pytest.raises(StudyError, match="epoch: unknown key"):
+    with pytest.raises(StudyError, match=r"epoch: unknown key; did you mean epochs\?"):
         plan_arms(study(methods={"litemedsam-fine-tuned": {"epoch": 3}}), Path(), ["CT"], ["all"])
+    with pytest.raises(StudyError, match="ages: unknown key; it takes patients, "):
+        open_cohort(study(dataset={"source": "phantom", "ages": 3}), Path())
+
+
+@pytest.fixture
+def half_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package whose method imports what is not there, and whose source is no source."""
+    info = tmp_path / "half-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: half\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[gtvbench.adapters]\nhalf = half:Method\n[gtvbench.datasets]\nhalf = half_source:Source\n"
+    )
+    (tmp_path / "half.py").write_text("import half_of_it\n")
+    (tmp_path / "half_source.py").write_text("class Source:\n    description = 'half'\n    version = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("half_installed")
+def test_a_package_that_cannot_be_imported_stops_nothing_but_itself() -> None:
+    listed = CliRunner().invoke(app, ["list", "methods", "--json"])
+    assert listed.exit_code == 0 and '"box-fill"' in listed.stdout
+    assert "'half' (half:Method) cannot be imported: No module named 'half_of_it'" in listed.stderr
+    arms = {arm.name: arm.skip for arm in plan_arms(study(), Path(), ["CT"], ["all"])}
+    assert arms["box-fill"] is None and "No module named 'half_of_it'" in str(arms["half"])
+    with pytest.raises(StudyError, match="cannot be imported"):
+        plan_arms(study(), Path(), ["CT"], ["half"])
+    with pytest.raises(StudyError, match="has no Options, synthetic, entries, modalities, read, findings"):
+        open_cohort(study(dataset={"source": "half"}), Path())
+
+
+def test_a_case_is_prepared_again_where_its_source_has_a_new_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> list[str]:
+        cohort = open_cohort(study(), Path())
+        return [prepare_key(entry.identity, cohort.modalities, cohort.structures) for entry in cohort.used]
+
+    before = keys()
+    assert keys() == before
+    monkeypatch.setattr(Phantom, "version", Phantom.version + 1)
+    assert not set(before) & set(keys())

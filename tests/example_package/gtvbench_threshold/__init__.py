@@ -18,7 +18,11 @@ class ThresholdOptions(Options):
 
 
 class PetThreshold(SliceMethod):
-    """41-50 % of the maximum uptake are customary (Boellaard et al., EANM guideline 2015)."""
+    """41-50 % of the maximum uptake are customary (Boellaard et al., EANM guideline 2015).
+
+    An example, not for use: the fused slices hold PET clipped to SUV 6, in 8 bits. A method that counts on SUV
+    derives from VolumeMethod and reads `images.raw("PET")`.
+    """
 
     needs = Needs(prompts=("box",), fusions=("multimodal",))
     Options = ThresholdOptions

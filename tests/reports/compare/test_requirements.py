@@ -141,9 +141,9 @@ def test_failed_cases_count_with_their_penalty_and_a_requirement_without_a_value
     assert [outcome.holds for outcome in found] == [False] * 6
     assert (found[-1].found, found[-1].n) == (0.0, 4)
     assert [outcome.found_text for outcome in found[:-1]] == [
-        "no value: no dsc of 1 patient: PHA-026",
-        "no value: no hd95 of 1 patient: PHA-027",
-        "no value: no dsc of 1 patient: PHA-025",
+        "no value: no DSC of 1 patient: PHA-026",
+        "no value: no HD95 of 1 patient: PHA-027",
+        "no value: no DSC of 1 patient: PHA-025",
         "no value: nnunet.multimodal has no scores (skipped: no weights)",
         "no value: no test patient has GTV-N",
     ]
