@@ -55,8 +55,10 @@ class Predictor:
         self._encoder = self._decoder = None
         if backend == "openvino" or (backend == "auto" and device.type == "cpu"):
             cells = model.image_size // embedding_stride(model.stem)
-            slices, embeddings = (torch.zeros(1, *shape) for shape in (
-                (3, model.image_size, model.image_size), (EMBEDDING_CHANNELS, cells, cells)))  # fmt: skip
+            slices, embeddings = (
+                torch.zeros(1, *shape)
+                for shape in ((3, model.image_size, model.image_size), (EMBEDDING_CHANNELS, cells, cells))
+            )
             self._encoder = _compiled(_Encoder(model), (slices,), precision)
             self._decoder = _compiled(_Decoder(model), (embeddings, torch.zeros(1, 4)), "float32")
 

@@ -61,8 +61,9 @@ class Layout:
         """Write the reference of a case with nnU-Net's label values."""
         from gtvbench.bench.files.nifti import write_volume
 
-        write_volume(translated(np.asarray(case.label()), self.values), case.images.grid,
-                     folder / f"{case.case}{ENDING}")  # fmt: skip
+        write_volume(
+            translated(np.asarray(case.label()), self.values), case.images.grid, folder / f"{case.case}{ENDING}"
+        )
 
 
 def translated(label: Channels, values: dict[int, int]) -> Channels:

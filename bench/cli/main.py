@@ -100,8 +100,10 @@ def check(study_file: StudyFile = None, overrides: Overrides = None, log: LogMod
             f"arm {arm.name}: " + (f"skipped, {arm.skip}" if arm.skip else "ready"), markup=False, highlight=False
         )
     errors = sum(finding.level == "error" for finding in result.findings)
-    typer.echo(f"{'not ready' if errors else 'ready'}: {result.patients} patients, {errors} errors, "
-               f"{len(result.findings) - errors} warnings")  # fmt: skip
+    typer.echo(
+        f"{'not ready' if errors else 'ready'}: {result.patients} patients, {errors} errors, "
+        f"{len(result.findings) - errors} warnings"
+    )
     raise typer.Exit(EXIT_BAD_INPUT if errors else 0)
 
 
@@ -253,8 +255,10 @@ def weights(
         path = Path(name).expanduser()
         claimed = path.name if path.name in weights.CATALOGUE else None
         found = weights.verify(path, claimed) if path.is_file() else weights.locate(name)
-        typer.echo(f"{found.path}: sha256 {found.sha256}, git blob {found.git_blob}, "
-                   f"{'known as ' + found.known.name if found.known else 'not in the catalogue'}")  # fmt: skip
+        typer.echo(
+            f"{found.path}: sha256 {found.sha256}, git blob {found.git_blob}, "
+            f"{'known as ' + found.known.name if found.known else 'not in the catalogue'}"
+        )
     elif name is not None:
         typer.echo(str(weights.download(name)))
 

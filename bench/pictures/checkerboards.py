@@ -78,8 +78,10 @@ def checkerboard(kept: Path, modality: str, reference: str, images: Images, surf
         masks = [{name: parts[f"hidden {name}"] for name in PLANES}, planes_through(own, at)]
         body = planes_through(surface, at)
         base = {name: np.where(body[name], np.uint8(HIDDEN_GREY), base[name]) for name in PLANES}
-        rows = [{n: np.where(mask[n] | body[n], np.uint8(0), row[n]) for n in PLANES}
-                for mask, row in zip(masks, rows, strict=True)]  # fmt: skip
+        rows = [
+            {n: np.where(mask[n] | body[n], np.uint8(0), row[n]) for n in PLANES}
+            for mask, row in zip(masks, rows, strict=True)
+        ]
     pixel = _pixel(shown, images.grid)
     painted = [[_panel(base[n], row[n], shown[n], _steps(images.grid)[n], pixel) for n in PLANES] for row in rows]
     stream = io.BytesIO()

@@ -139,8 +139,10 @@ def summary_lines(scan: Scan) -> list[str]:
     if index.not_dicom:
         lines.append(f"{len(index.not_dicom)} files are not DICOM and were left aside")
     if index.unreadable:
-        lines.append(f"{len(index.unreadable)} DICOM files cannot be read (truncated or damaged), for example "
-                     f"{index.unreadable[0]}")  # fmt: skip
+        lines.append(
+            f"{len(index.unreadable)} DICOM files cannot be read (truncated or damaged), for example "
+            f"{index.unreadable[0]}"
+        )
     other = Counter(name for patient in scan.patients.values() for name in patient.other)
     if other:
         lines.append("also there, not used: " + ", ".join(f"{name} in {n} patients" for name, n in other.items()))

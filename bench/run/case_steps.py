@@ -70,8 +70,10 @@ def _without(bad: list[Result], cohort: Cohort, study: Study, journal: Journal) 
     names = ", ".join(result.case for result in bad)
     LOGGER.warning(
         "%d of %d cases are left out of the whole study, of every arm alike: %s. Correct them and run again.",
-        len(bad), len(cohort.used), names,
-    )  # fmt: skip
+        len(bad),
+        len(cohort.used),
+        names,
+    )
     return left
 
 

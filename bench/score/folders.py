@@ -223,8 +223,11 @@ def _case_record(
         own = [row for row in outcome.rows if row["structure"] == structure.name]
         values = {row["metric"]: row["value"] if np.isfinite(row["value"]) else None for row in own}
         by_structure[str(structure.value)] = {
-            "Dice": values["dsc"], "structure": structure.name, "status": own[0]["status"], **values,
-        }  # fmt: skip
+            "Dice": values["dsc"],
+            "structure": structure.name,
+            "status": own[0]["status"],
+            **values,
+        }
     return {
         "case": case,
         "reference_file": str(path),

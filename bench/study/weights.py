@@ -125,8 +125,11 @@ def locate(name: str, cache: Path | None = None, beside: Path | None = None) -> 
 
 def _search(known: KnownWeights, folder: Path, beside: Path | None) -> tuple[Verification | None, list[Verification]]:
     """The first file that is what the catalogue says, and those of its name that are not; all of them are read."""
-    places = [("beside the study file", beside and beside / known.name), (f"package {known.package}", _carried(known)),
-              ("cache", folder / known.name)]  # fmt: skip
+    places = [
+        ("beside the study file", beside and beside / known.name),
+        (f"package {known.package}", _carried(known)),
+        ("cache", folder / known.name),
+    ]
     found = [replace(verify(path), where=where) for where, path in places if path and path.is_file()]
     right = [file for file in found if not _differences(file, known)]
     return (right[0] if right else None), [file for file in found if file not in right]

@@ -105,8 +105,10 @@ def descriptors_of(image: Any, spacing_mm: float) -> Descriptors:
 def descriptors(array: npt.NDArray[np.float32]) -> Channels:
     """Descriptors (z, y, x, 12), 0 to 1, of a volume (z, y, x): patches of 3 voxels, neighbours at 1 voxel."""
     padded = np.pad(array, 1, mode="edge")
-    moved = [padded[tuple(slice(1 + step, 1 + step + n) for step, n in zip(offset, array.shape, strict=True))]
-             for offset in _SIX]  # fmt: skip
+    moved = [
+        padded[tuple(slice(1 + step, 1 + step + n) for step, n in zip(offset, array.shape, strict=True))]
+        for offset in _SIX
+    ]
     found = np.empty((*array.shape, CHANNELS), np.float32)
     for channel, (i, j) in enumerate(_PAIRS):
         ndimage.uniform_filter((moved[i] - moved[j]) ** 2, 3, output=found[..., channel], mode="nearest")

@@ -155,9 +155,10 @@ def _family(
     """Rows of the pairs that share at least one patient."""
     scored = table.notna()
     pairs = [
-        (one, other) for one, other in pairs
+        (one, other)
+        for one, other in pairs
         if {one, other} <= set(table.columns) and (scored[one] & scored[other]).any()
-    ]  # fmt: skip
+    ]
     if not pairs:
         return []
     one_of = table[[one for one, _ in pairs]].to_numpy(float)
@@ -236,6 +237,8 @@ def rankings(run: FinishedRun, wide: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _stability_record(held: Stability) -> dict[str, Any]:
     return {
-        "ranks": held.ranks.tolist(), "probability": held.probability.round(4).tolist(),
-        "tau_b": [round(tau, 4) for tau in held.tau], "tau_b_shares": held.tau_shares.round(4).tolist(),
-    }  # fmt: skip
+        "ranks": held.ranks.tolist(),
+        "probability": held.probability.round(4).tolist(),
+        "tau_b": [round(tau, 4) for tau in held.tau],
+        "tau_b_shares": held.tau_shares.round(4).tolist(),
+    }

@@ -35,12 +35,15 @@ def flow(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:
         present = part[part["present"]]
         rows.append(
             {
-                "structure": structure, "test_patients": len(run.subsets["test"]),
-                "patients": part["patient"].nunique(), "cases": part["case"].nunique(),
-                "present_patients": present["patient"].nunique(), "present_cases": present["case"].nunique(),
+                "structure": structure,
+                "test_patients": len(run.subsets["test"]),
+                "patients": part["patient"].nunique(),
+                "cases": part["case"].nunique(),
+                "present_patients": present["patient"].nunique(),
+                "present_cases": present["case"].nunique(),
                 "complete_patients": len(by_patient(wide, structure, "dsc").dropna()),
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 

@@ -92,9 +92,7 @@ def models(run: FinishedRun, wide: pd.DataFrame) -> list[Model]:
         if not present or not scored:
             continue
         found.append(_fit(table, metric, scored, present, False, options.resamples))
-        found += [
-            _fit(table[table["structure"] == s], metric, scored, [s], True, options.resamples) for s in present
-        ]  # fmt: skip
+        found += [_fit(table[table["structure"] == s], metric, scored, [s], True, options.resamples) for s in present]
     return found
 
 
@@ -128,11 +126,14 @@ def _fit(
     fit = random_intercept(used["score"].to_numpy(float), design, used["patient"].tolist(), SEED, resamples)
     effects = tuple(
         Effect(
-            term, arm, structure, *(float(a[k]) for a in (fit.estimates, fit.errors, fit.p, fit.low, fit.high)),
+            term,
+            arm,
+            structure,
+            *(float(a[k]) for a in (fit.estimates, fit.errors, fit.p, fit.low, fit.high)),
             *(float(fit.estimates[k] + side * 1.959964 * fit.errors[k]) for side in (-1, 1)),
         )
         for k, (term, arm, structure, _) in enumerate(columns)
-    )  # fmt: skip
+    )
     terms = dict.fromkeys(effect.term for effect in effects if effect.term != "intercept")
     tests = [
         JointTest(term, *fit.joint_test([k for k, effect in enumerate(effects) if effect.term == term]))

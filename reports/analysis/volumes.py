@@ -96,9 +96,7 @@ def _limits(found: Agreement | None) -> dict[str, float]:
     return dict(zip(_LIMITS, (found.mean, found.low, *found.low_ci, found.high, *found.high_ci), strict=True))
 
 
-SUBGROUP_COLUMNS = (
-    "structure", "metric", "third", "from_ml", "to_ml", "arm", "n", "mean", "low", "high", "interval",
-)  # fmt: skip
+SUBGROUP_COLUMNS = ("structure", "metric", "third", "from_ml", "to_ml", "arm", "n", "mean", "low", "high", "interval")
 
 
 def subgroups(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:

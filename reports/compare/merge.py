@@ -379,15 +379,17 @@ def record(run: FinishedRun) -> dict[str, Any]:
         "schema": SCHEMA,
         "digests": dict(run.provenance.get("digests") or {}),
         "runs": [
-            {"name": s.label, "arms": list(s.arms), **{key: s.provenance.get(key) for key in kept}}
-            for s in run.sources
+            {"name": s.label, "arms": list(s.arms), **{key: s.provenance.get(key) for key in kept}} for s in run.sources
         ],
         "arms": [
             {
-                "arm": arm.name, "run": labels[arm.name], "arm_there": run.origins[arm.name][1], "device": arm.device,
+                "arm": arm.name,
+                "run": labels[arm.name],
+                "arm_there": run.origins[arm.name][1],
+                "device": arm.device,
                 "weights": dict(arm.weights) or None,
             }
             for arm in run.arms
         ],
         "notices": [{"label": n.label, "text": n.text, "lines": list(n.names)} for n in run.notices],
-    }  # fmt: skip
+    }

@@ -94,8 +94,7 @@ def rank_map(figure_data: RankMap) -> Canvas:
         for place, share in enumerate(shares):
             axes.add_patch(_square(place, index + 0.17, share))
             if share >= 0.005:
-                axes.text(place + 0.5, index + 0.17, f"{100 * share:.0f}", ha="center", va="center",
-                          color=INK)  # fmt: skip
+                axes.text(place + 0.5, index + 0.17, f"{100 * share:.0f}", ha="center", va="center", color=INK)
     axes.set_xlim(0, max(count, 1))
     axes.set_ylim(count - 0.45, -0.55)
     axes.xaxis.tick_top()

@@ -237,11 +237,13 @@ def forest(table: pd.DataFrame, structure: str, metric: str, number_of: int) -> 
     rows = tuple(
         (
             f"{shorten(r['one'])}\n\u2212 {shorten(r['other'])}",
-            float(r[estimate]), float(r[low]), float(r[high]),
+            float(r[estimate]),
+            float(r[low]),
+            float(r[high]),
         )
         for r in table[chosen].to_dict("records")
         if all(math.isfinite(r[column]) for column in columns)
-    )  # fmt: skip
+    )
     if not rows:
         return None
     measure = MEASURES[metric]

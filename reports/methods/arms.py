@@ -19,7 +19,7 @@ from gtvbench.reports.sentences.citations import (
     names,
     numeral,
     of_kinds,
-)  # fmt: skip
+)
 from gtvbench.reports.text.numbers import counted, listed
 
 _TUNED = "litemedsam-fine-tuned"
@@ -176,8 +176,9 @@ def _schedule(run: FinishedRun, group: list[ArmRecord]) -> str:
     parts.append(f", from a learning rate of {rate}" if rate else "")
     parts.append(f" ({', '.join(setup)})" if setup else "")
     checkpoint = {
-        "final": "the last epoch's weights", "best": "the weights of the best moving average of the pseudo-Dice",
-    }.get(str(options.get("checkpoint")))  # fmt: skip
+        "final": "the last epoch's weights",
+        "best": "the weights of the best moving average of the pseudo-Dice",
+    }.get(str(options.get("checkpoint")))
     if checkpoint:
         mirrored = "with" if options.get("mirroring") else "without"
         step = numeral(options, "step-size")

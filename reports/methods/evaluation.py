@@ -29,9 +29,11 @@ from gtvbench.reports.statistics.ranking import SCHEMES
 from gtvbench.reports.text.numbers import counted, finite, listed
 
 _SCHEME_WORDS = {
-    "mean-then-rank": "mean", "median-then-rank": "median", "rank-then-mean": "mean rank",
+    "mean-then-rank": "mean",
+    "median-then-rank": "median",
+    "rank-then-mean": "mean rank",
     "test-then-rank": "number of arms beaten significantly",
-}  # fmt: skip
+}
 
 #: More contrasts than these are counted instead of listed.
 _LISTED = 9

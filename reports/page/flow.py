@@ -147,13 +147,14 @@ def flow_table(flow: Flow) -> Table:
     absent = _statuses([arm.absent for s in flow.structures for arm in s.arms], None)
     rows = [
         (
-            Cell(arm.arm), Cell(structure.structure, wordy=True),
+            Cell(arm.arm),
+            Cell(structure.structure, wordy=True),
             *(Cell(str(arm.present.get(status, 0))) for status in present),
             *(Cell(str(arm.absent.get(status, 0)) if structure.absent else ABSENT) for status in absent),
         )
         for structure in flow.structures
         for arm in structure.arms
-    ]  # fmt: skip
+    ]
     groups = [("", 2), ("Reference has it", len(present)), ("Reference lacks it", len(absent))]
     head = ("Arm", "Structure", *present, *absent)
     return Table("flow-values", "Test cases by status", head, tuple(rows), tuple(g for g in groups if g[1]))

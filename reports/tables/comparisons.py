@@ -94,9 +94,12 @@ def ranking_table(ranked: Mapping[str, Any], name: str) -> Table:
     ]
     count = len(ranked["arms"])
     groups = (
-        ("", 1), ("Mean", 1), ("Rank by", len(schemes)), ("First in resamples, by", len(schemes)),
+        ("", 1),
+        ("Mean", 1),
+        ("Rank by", len(schemes)),
+        ("First in resamples, by", len(schemes)),
         (f"Share of resamples at rank, by {SCHEME_NAMES[chosen]}", count),
-    )  # fmt: skip
+    )
     caption = f"{ranked['structure']}, {MEASURES[ranked['metric']].title}: ranking of the arms"
     names = [SCHEME_NAMES[s] for s in schemes]
     head = ("Arm", "rank", *names, *names, *(str(place + 1) for place in range(count)))
@@ -220,9 +223,10 @@ def model_table(model: Model, name: str) -> Table:
     rows = [
         row_of(
             " ".join([effect.term, *(str(part) for part in (effect.arm, effect.structure) if part)]),
-            signed(effect.estimate, digits), interval(effect.low, effect.high, digits),
+            signed(effect.estimate, digits),
+            interval(effect.low, effect.high, digits),
         )
         for effect in model.effects
-    ]  # fmt: skip
+    ]
     head = ("Effect", "estimate", "95 % CI")
     return Table(name, f"{MEASURES[model.metric].named}: {model.formula}", head, tuple(rows))

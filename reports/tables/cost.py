@@ -85,11 +85,14 @@ def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
     more = [str(column) for column in table.columns if column not in EPOCH_COLUMNS]
     rows = [
         row_of(
-            str(int(r["epoch"])), number(r["train_loss"], 4), number(r["validation_loss"], 4),
-            *[number(r[column], 4) for column in more], duration(r["seconds"]),
+            str(int(r["epoch"])),
+            number(r["train_loss"], 4),
+            number(r["validation_loss"], 4),
+            *[number(r[column], 4) for column in more],
+            duration(r["seconds"]),
         )
         for r in table.sort_values("epoch").to_dict("records")
-    ]  # fmt: skip
+    ]
     head = (
         "Epoch",
         "training loss",

@@ -129,8 +129,10 @@ def compare_masks(asked: argparse.Namespace, theirs: Official, checkpoint: Path)
                     counts[name][place] += int(np.count_nonzero(value))
                 counts[name][2] += int(np.count_nonzero(expected))
         for name, (differ, both, total) in counts.items():
-            print(f"{folder.name} {asked.fusion} {prompted} slices  {name:18} {differ} of {voxels} voxels differ, "
-                  f"DSC {2 * both / total:.6f}")  # fmt: skip
+            print(
+                f"{folder.name} {asked.fusion} {prompted} slices  {name:18} {differ} of {voxels} voxels differ, "
+                f"DSC {2 * both / total:.6f}"
+            )
 
 
 def compare_speed(asked: argparse.Namespace, theirs: Official, checkpoint: Path) -> None:

@@ -56,8 +56,10 @@ def main() -> None:
         run = place / "run"
         (place / "study.yaml").write_text(yaml.safe_dump(study(options)))
         ratios = (predict if options.what == "predict" else train)(options, place, run)
-    print(f"ratio, median of {len(ratios)} pairs: {statistics.median(ratios):.3f}  "
-          f"(from {min(ratios):.3f} to {max(ratios):.3f})")  # fmt: skip
+    print(
+        f"ratio, median of {len(ratios)} pairs: {statistics.median(ratios):.3f}  "
+        f"(from {min(ratios):.3f} to {max(ratios):.3f})"
+    )
 
 
 def study(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,11 +68,14 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     method = {"epochs": 2, "iterations": options.iterations, "validation-iterations": 2, "mirroring": False,
               "foreground-voxels": 1_000_000}  # fmt: skip
     return {
-        "study": "parity", "seed": 1, "device": options.device, "structures": {"GTV-T": 1, "GTV-N": 2},
+        "study": "parity",
+        "seed": 1,
+        "device": options.device,
+        "structures": {"GTV-T": 1, "GTV-N": 2},
         "dataset": {"source": "phantom", "patients": options.patients, "shape": options.shape, "spacing": [4, 3, 3]},
         "split": {"counts": {"train": half - 2, "validation": 2, "test": options.patients - half}},
         "methods": {"nnunet": method},
-    }  # fmt: skip
+    }
 
 
 def bench(place: Path, run: Path) -> None:
@@ -81,8 +86,9 @@ def bench(place: Path, run: Path) -> None:
         "run",
         str(place / "study.yaml"),
     ]
-    subprocess.run([*command, "--methods", "nnunet", "--out", str(run), "--log", "quiet"], check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [*command, "--methods", "nnunet", "--out", str(run), "--log", "quiet"], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def predict(options: argparse.Namespace, place: Path, run: Path) -> list[float]:
@@ -101,8 +107,11 @@ def predict(options: argparse.Namespace, place: Path, run: Path) -> list[float]:
             shutil.rmtree(run / "arms" / ARM / name)
         shutil.rmtree(place / "theirs", ignore_errors=True)
         ours = timed(lambda: bench(place, run))
-        theirs = timed(lambda: subprocess.run(command, check=True, env=variables, stdout=subprocess.DEVNULL,
-                                              stderr=subprocess.DEVNULL))  # fmt: skip
+        theirs = timed(
+            lambda: subprocess.run(
+                command, check=True, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        )
         print(f"pair {number + 1}: bench run {ours:.1f} s, nnUNetv2_predict {theirs:.1f} s")
         ratios.append(ours / theirs)
     for path in sorted((place / "theirs").glob("*.nii")):
@@ -122,9 +131,12 @@ def checkpoint_for_nnunet(run: Path, folder: Path) -> Path:
     (place / "plans.json").write_text(json.dumps(model["plans"]))
     (place / "dataset.json").write_text(json.dumps(model["dataset"]))
     axes = model["mirroring_axes"]
-    state = {"network_weights": load_file(fit / "network.safetensors"), "trainer_name": "nnUNetTrainer",
-             "init_args": {"configuration": model["configuration"]},
-             "inference_allowed_mirroring_axes": tuple(axes)}  # fmt: skip
+    state = {
+        "network_weights": load_file(fit / "network.safetensors"),
+        "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": model["configuration"]},
+        "inference_allowed_mirroring_axes": tuple(axes),
+    }
     torch.save(state, place / "fold_0" / "checkpoint_final.pth")
     return place
 
@@ -170,8 +182,11 @@ def prepare(options: argparse.Namespace, place: Path, root: Path) -> None:
         "run",
         str(place / "study.yaml"),
     ]
-    subprocess.run([*command, "--methods", "box-fill", "--out", str(place / "run"), "--log", "quiet"], check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [*command, "--methods", "box-fill", "--out", str(place / "run"), "--log", "quiet"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
     exported = export_nnunet(place / "run", place / "exported", 1)
     set_environment(root, cores=os.cpu_count() or 1, workers=0, compile_network=None)
     exported.rename(root / "raw" / "Dataset001_gtvbench")

@@ -64,11 +64,13 @@ def study(workers: int) -> Study:
     masks = [{"file": "label.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}]
     return Study.model_validate(
         {
-            "study": "scale", "structures": {"GTV-T": 1, "GTV-N": 2}, "split": {"fractions": {"test": 1.0}},
+            "study": "scale",
+            "structures": {"GTV-T": 1, "GTV-N": 2},
+            "split": {"fractions": {"test": 1.0}},
             "dataset": {"source": "folders", "path": "patients", "images": images, "masks": masks},
             "preparation": {"workers": workers},
         }
-    )  # fmt: skip
+    )
 
 
 def measure(base: Path, workers: int) -> tuple[float, int]:
@@ -102,8 +104,9 @@ def main() -> None:
                 each = seconds / patients
                 print(
                     f"  {workers} worker(s): {each:.1f} s a patient, peak {peak / 2**30:.2f} GB a worker; "
-                    f"{COHORT} patients (extrapolated): {each * COHORT / 3600:.1f} h", flush=True,
-                )  # fmt: skip
+                    f"{COHORT} patients (extrapolated): {each * COHORT / 3600:.1f} h",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -111,8 +111,10 @@ def _decoys(person: Person, case: SourceCase) -> Iterator[tuple[Dataset, str]]:
     nac = replace(pet_kind(frame), number=6, description="PET HN NAC", tags={"CorrectedImage": ["DECY", "RAN"]})
     mip = replace(pet_kind(frame), number=9, description="PET MIP", tags={"ImageType": ["DERIVED", "SECONDARY", "MIP"]})
     planned: list[tuple[Study, SeriesKind, Volume]] = [
-        (planning, lung, ct), (planning, scout, ct), (older, ct_kind(person.uid("older frame")), ct),
-    ]  # fmt: skip
+        (planning, lung, ct),
+        (planning, scout, ct),
+        (older, ct_kind(person.uid("older frame")), ct),
+    ]
     if "PET" in case.images:
         pet = Volume(case.images["PET"] / np.float32(person.suv_a_bqml), case.grid)
         planned += [(planning, nac, pet), (planning, mip, pet)]

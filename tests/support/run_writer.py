@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-METRICS = ("dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml",
-           "tp_mm3")  # fmt: skip
+METRICS = ("dsc", "hd95_mm", "nsd", "assd_mm", "volume_ml", "reference_volume_ml", "volume_difference_ml", "tp_mm3")
 DIAGONAL_MM = 292.0
 SHAPE = (24, 64, 64)
 WEIGHTS = {
-    "name": "lite_medsam.pth", "sha256": "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
+    "name": "lite_medsam.pth",
+    "sha256": "79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
     "published": "lite_medsam.pth",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,16 @@ class RunWriter:
             self.scores.loc[present & (self.scores["metric"] == metric), ["value", "raw"]] = [penalty, np.nan]
         self.failures += [
             {
-                "step": "predict", "arm": arm, "case": case, "status": status,
+                "step": "predict",
+                "arm": arm,
+                "case": case,
+                "status": status,
                 "message": "RuntimeError: out of memory while reading '/home/dr.who/My Data/PHA.nii.gz'",
                 "traceback": 'Traceback (most recent call last):\n  File "/home/dr.who/src/x.py", line 3, in <module>\n'
                 "    raise RuntimeError\nRuntimeError: out of memory",
             }
             for case in cases
-        ]  # fmt: skip
+        ]
 
     def _arm(self, plan: Plan) -> dict[str, Any]:
         return {
@@ -190,10 +193,13 @@ class RunWriter:
         loss = 0.9 * np.exp(-epochs / 3) + 0.2
         return pd.DataFrame(
             {
-                "epoch": epochs, "train_loss": loss, "validation_loss": loss * 0.8 + self.rng.normal(0, 0.02, 8),
-                "seconds": self.rng.normal(11, 0.3, 8), "learning_rate": 3e-4,
+                "epoch": epochs,
+                "train_loss": loss,
+                "validation_loss": loss * 0.8 + self.rng.normal(0, 0.02, 8),
+                "seconds": self.rng.normal(11, 0.3, 8),
+                "learning_rate": 3e-4,
             }
-        )  # fmt: skip
+        )
 
     def _prompts(self) -> pd.DataFrame:
         rows = [

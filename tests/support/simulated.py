@@ -89,8 +89,10 @@ def simulated_scores(
     i, s, a = (index.ravel() for index in np.indices(shape))
     keys = {
         **{key: np.array([arm[key] for arm in arms])[a] for key in ("arm", "method", "fusion", "seed")},
-        "case": np.array(names)[i], "patient": np.array(names)[i], "structure": np.array(structures)[s],
-    }  # fmt: skip
+        "case": np.array(names)[i],
+        "patient": np.array(names)[i],
+        "structure": np.array(structures)[s],
+    }
     parts = [
         pd.DataFrame({**keys, "scope": scope, "metric": metric, "value": value.ravel(),
                       "raw": np.where(crashed, np.nan, value).ravel(), "status": status.ravel()})
@@ -166,9 +168,7 @@ def write_simulated_run(
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True))
-    documents = {
-        "provenance": provenance, "arms": records, "failures": failures, "split": provenance["subsets"],
-    }  # fmt: skip
+    documents = {"provenance": provenance, "arms": records, "failures": failures, "split": provenance["subsets"]}
     for name, value in documents.items():
         (folder / f"{name}.json").write_text(json.dumps(value, indent=1))
     table.to_parquet(folder / "scores.parquet", index=False)

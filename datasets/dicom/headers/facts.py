@@ -177,10 +177,13 @@ def _items(header: Header, keyword: str) -> list[Header]:
 
 
 def _names(header: Header) -> tuple[str, ...]:
-    regions = [item.text("ROIName") or f"ROI {item.text('ROINumber')}" for item in
-               _items(header, "StructureSetROISequence")]  # fmt: skip
-    segments = [item.text("SegmentLabel") or f"segment {item.text('SegmentNumber')}" for item in
-                _items(header, "SegmentSequence")]  # fmt: skip
+    regions = [
+        item.text("ROIName") or f"ROI {item.text('ROINumber')}" for item in _items(header, "StructureSetROISequence")
+    ]
+    segments = [
+        item.text("SegmentLabel") or f"segment {item.text('SegmentNumber')}"
+        for item in _items(header, "SegmentSequence")
+    ]
     return tuple((regions or segments)[:_MOST_NAMES])
 
 

@@ -234,11 +234,9 @@ def _grouped(root: Path, facts: Sequence[Facts], rows: Sequence[tuple[FileRow, i
         else:
             other[patient][fact.modality or "unknown"] += 1
     patients = {
-        name: Patient(
-            name, _stacks(slices[name]), tuple(structures[name]), dict(other[name]), copies[name]
-        )
+        name: Patient(name, _stacks(slices[name]), tuple(structures[name]), dict(other[name]), copies[name])
         for name in sorted({*slices, *structures})
-    }  # fmt: skip
+    }
     return Index(
         root,
         patients,
@@ -265,8 +263,11 @@ def _stacks(slices: Sequence[tuple[Facts, FileRow]]) -> tuple[Stack, ...]:
 def _alike(one: Facts, other: Facts) -> bool:
     """Whether two files of a series can be slices of one volume; limited precision of headers is none's fault."""
     if (one.rows, one.columns, one.image_type, one.frames > 1) != (
-        other.rows, other.columns, other.image_type, other.frames > 1,
-    ):  # fmt: skip
+        other.rows,
+        other.columns,
+        other.image_type,
+        other.frames > 1,
+    ):
         return False
     if len(one.orientation) != len(other.orientation):
         return False

@@ -124,11 +124,14 @@ def _against_volume(
     if lost:
         reading += f" {counted(len(lost), 'mask')} that failed {'lies' if len(lost) == 1 else 'lie'} above the chart."
     return Chart(
-        name, f"{structure}: {measure.title} against the size of the target", reading,
+        name,
+        f"{structure}: {measure.title} against the size of the target",
+        reading,
         Axis("reference volume, mL (logarithmic)", log=True, range=span, ticks=ticks),
         Axis(measure.axis, range=(0.0, 1.02) if measure.bounded else (0.0, 1.04 * max(top, 1e-6))),
-        tuple(series), height=300 + 20 * sum(s.legend for s in series),
-    )  # fmt: skip
+        tuple(series),
+        height=300 + 20 * sum(s.legend for s in series),
+    )
 
 
 def agreement(run: FinishedRun, results: Results, collected: Collected) -> list[dict[str, Any]]:
@@ -179,10 +182,13 @@ def _bland_altman(
         known = all(math.isfinite(v) for v in (middle, low, high))
         panels.append(
             AgreementPanel(
-                arm.name, caveats.limits(row.iloc[0], ratio=ratio), *styles[arm.name], tuple(marks),
+                arm.name,
+                caveats.limits(row.iloc[0], ratio=ratio),
+                *styles[arm.name],
+                tuple(marks),
                 (middle, low, high) if known else None,
             )
-        )  # fmt: skip
+        )
     if not panels:
         return None
     what = "ratio of volumes" if ratio else "difference of volumes in mL"

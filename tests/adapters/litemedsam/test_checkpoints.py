@@ -50,8 +50,10 @@ def refused(path: Path) -> str:
 
 def test_the_state_dict_has_the_official_435_keys_and_parameters(official: State) -> None:
     assert Counter(key.split(".")[0] for key in official) == {
-        "image_encoder": 298, "mask_decoder": 120, "prompt_encoder": 17
-    }  # fmt: skip
+        "image_encoder": 298,
+        "mask_decoder": 120,
+        "prompt_encoder": 17,
+    }
     for key in (
         "image_encoder.patch_embed.seq.2.bn.num_batches_tracked",
         "image_encoder.layers.0.blocks.1.conv3.bn.running_var",
@@ -123,9 +125,12 @@ def test_a_wrong_file_is_refused_with_its_first_differing_keys(official: State, 
     torch.save(wrong, path)
     said = refused(path)
     for words in (
-        "missing: mask_decoder.iou_token.weight", "not known: image_encoder.extra.weight", str(path), "remedy",
+        "missing: mask_decoder.iou_token.weight",
+        "not known: image_encoder.extra.weight",
+        str(path),
+        "remedy",
         "image_encoder.neck.0.weight (256, 200, 1, 1) instead of (256, 320, 1, 1)",
-    ):  # fmt: skip
+    ):
         assert words in said
     torch.save(torch.nn.Linear(3, 4).state_dict(), path)
     assert "and 432 more; not known: weight, bias" in refused(path)

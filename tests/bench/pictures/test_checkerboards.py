@@ -163,9 +163,12 @@ def test_a_run_registers_shows_it_on_its_page_and_does_nothing_twice(
     write_volume(case.label, case.grid, tmp_path / "data" / "P" / "mask.nii.gz")
     registered = {"modalities": ["T1w"], "method": "rigid"}
     dataset = {
-        "source": "folders", "path": "data", "images": {"CT": "CT.nii.gz", "T1w": "T1w.nii.gz"},
-        "masks": [{"file": "mask.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}], "registration": registered,
-    }  # fmt: skip
+        "source": "folders",
+        "path": "data",
+        "images": {"CT": "CT.nii.gz", "T1w": "T1w.nii.gz"},
+        "masks": [{"file": "mask.nii.gz", "labels": {1: "GTV-T", 2: "GTV-N"}}],
+        "registration": registered,
+    }
     changes: dict[str, Any] = {"dataset": dataset, "split": {"counts": {"test": 1}}}
     study = Study.model_validate({"study": "s", "structures": {"GTV-T": 1, "GTV-N": 2}} | changes)
     with monkeypatch.context() as patch:

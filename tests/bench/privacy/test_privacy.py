@@ -117,11 +117,17 @@ def test_the_study_in_the_run_folder_tells_no_place_and_no_time(tmp_path: Path) 
     text = shareable_study(_study(), tmp_path)
     kept = yaml.safe_load(text)
     assert kept["dataset"] == {
-        "source": "dicom", "path": "<private>", "key-file": "<private>", "series": {"PET": {"path": "<private>"}},
-    }  # fmt: skip
+        "source": "dicom",
+        "path": "<private>",
+        "key-file": "<private>",
+        "series": {"PET": {"path": "<private>"}},
+    }
     assert kept["methods"]["theirs"] == {
-        "method": "predictions", "folder": "<private>", "note": "n/a", "deep": ["<private>"],
-    }  # fmt: skip
+        "method": "predictions",
+        "folder": "<private>",
+        "note": "n/a",
+        "deep": ["<private>"],
+    }
     assert kept["methods"]["litemedsam-zero-shot"]["weights"] == "w.pth"
     assert kept["output"] == kept["split"]["file"] == "<private>"
     assert Study.model_validate(kept).structures == {"GTV-T": 1}
@@ -227,9 +233,11 @@ def test_every_kind_of_value_is_found_in_every_kind_of_file(folder: Path, kind: 
 
 def test_names_of_files_folders_archived_files_and_targets_of_links_are_searched(folder: Path) -> None:
     names = {
-        "mrn_0471199.csv": "id", "1.2.826.0.1.3680043.8.498.77/a.json": "uid", "x/scan-19610723.txt": "date",
+        "mrn_0471199.csv": "id",
+        "1.2.826.0.1.3680043.8.498.77/a.json": "uid",
+        "x/scan-19610723.txt": "date",
         "Bergstrom INGRID.json": "name",
-    }  # fmt: skip
+    }
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("")

@@ -104,12 +104,13 @@ def test_scores_are_those_of_the_same_patients_as_nifti(
         write_volume(case.label, case.grid, folder / "gtv.nii.gz")
     study = yaml.safe_load((place / "study.yaml").read_text())
     study["dataset"] = {
-        "source": "folders", "path": "nifti", "images": {m: f"{name}.nii.gz" for m, name in FILES.items()},
+        "source": "folders",
+        "path": "nifti",
+        "images": {m: f"{name}.nii.gz" for m, name in FILES.items()},
         "masks": [{"file": "gtv.nii.gz"}],
-    }  # fmt: skip
+    }
     (place / "nifti.yaml").write_text(yaml.safe_dump(study))
-    ran = bench("run", place / "nifti.yaml", "--methods", ARMS, "--set", ZERO_SHOT, "--out", place / "run2",
-                *SHORT)  # fmt: skip
+    ran = bench("run", place / "nifti.yaml", "--methods", ARMS, "--set", ZERO_SHOT, "--out", place / "run2", *SHORT)
     assert ran.exit_code == 0, ran.output
     prompts = [pd.read_parquet(run / "prompts.parquet") for run in (dicom_run, place / "run2")]
     pd.testing.assert_frame_equal(prompts[0], prompts[1])

@@ -20,9 +20,7 @@ from gtvbench.datasets.phantom.source import Phantom
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
 
 STRUCTURES = {"GTV-T": 1, "GTV-N": 2}
-NNUNET = {
-    "epochs": 1, "iterations": 2, "validation-iterations": 1, "foreground-voxels": 20_000, "mirroring": False,
-}  # fmt: skip
+NNUNET = {"epochs": 1, "iterations": 2, "validation-iterations": 1, "foreground-voxels": 20_000, "mirroring": False}
 ZERO_SHOT = "litemedsam-zero-shot"
 PROMPTED = ["box-ellipse", ZERO_SHOT]
 TIGHT = {

@@ -107,8 +107,11 @@ def check_export(run: Path, tmp_path: Path) -> None:
     variables = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
     done = subprocess.run(
         [sys.executable, "-c", f"if __name__ == '__main__': exec({code.format(str(folder))!r})"],
-        env=os.environ | variables, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     case = fold["val"][0]
     image = run / "cases" / case / "CT.nii"

@@ -56,8 +56,11 @@ def test_margins_are_one_for_all_structures_or_one_a_structure(tmp_path: Path) -
     found = read_study(write(tmp_path / "s.yaml")).statistics
     assert found.primary_metrics == ["dsc", "hd95_mm"] and found.resamples == 10_000
     assert {metric: found.margin(metric, "GTV-T") for metric in ("dsc", "hd95_mm", "nsd", "assd_mm")} == {
-        "dsc": 0.05, "hd95_mm": 3.0, "nsd": 0.05, "assd_mm": 1.0,
-    }  # fmt: skip
+        "dsc": 0.05,
+        "hd95_mm": 3.0,
+        "nsd": 0.05,
+        "assd_mm": 1.0,
+    }
     study = read_study(write(tmp_path / "t.yaml", statistics={"hd95-margin-mm": {"GTV-T": 5}, "dsc-margin": 0.1}))
     chosen = read_study(_saved(tmp_path / "u.yaml", study.as_yaml())).statistics
     assert chosen == study.statistics and chosen.margin("dsc", "GTV-N") == 0.1

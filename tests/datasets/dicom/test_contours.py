@@ -55,9 +55,10 @@ DRAWN: dict[str, tuple[list[Any], list[tuple[int, int, int, int, int]]]] = {
         [(3, 1, 1, 2, 2), (3, 6, 6, 8, 7), (2, 2, 2, 3, 3)],
     ),
     "cut off at the image's sides": (
-        [_box(2, -1e5, -300, 3.5, 2.5), _box(2, 10.5, 9.5, 400, 500)], [(2, 0, 0, 3, 2), (2, 11, 10, 13, 11)],
+        [_box(2, -1e5, -300, 3.5, 2.5), _box(2, 10.5, 9.5, 400, 500)],
+        [(2, 0, 0, 3, 2), (2, 11, 10, 13, 11)],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", DRAWN)

@@ -68,9 +68,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]
 
 @pytest.mark.parametrize(
     "turn",
-    [Reorientation((0, 1, 2), (False,) * 3), Reorientation((0, 1, 2), (True, False, True)),
-     Reorientation((2, 0, 1), (False,) * 3)],
-)  # fmt: skip
+    [
+        Reorientation((0, 1, 2), (False,) * 3),
+        Reorientation((0, 1, 2), (True, False, True)),
+        Reorientation((2, 0, 1), (False,) * 3),
+    ],
+)
 def test_an_image_of_any_orientation_gets_the_same_voxels_and_slices_that_the_file_leaves_out_are_empty(
     written: tuple[Path, np.ndarray], turn: Reorientation
 ) -> None:

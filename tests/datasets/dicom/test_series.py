@@ -215,9 +215,11 @@ def test_one_slice_none_and_files_that_are_absent_or_no_dicom_are_no_volume(tmp_
     other = tmp_path / "notes.txt"
     other.write_text("no image, " * 40)
     for files, told in (
-        (write_series(tmp_path, STORED[:1]), "one slice only"), ([], "without files"), ([other], "not a DICOM file"),
+        (write_series(tmp_path, STORED[:1]), "one slice only"),
+        ([], "without files"),
+        ([other], "not a DICOM file"),
         ([tmp_path / "absent.dcm"], "not found"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(DataError, match=told):
             read_series(files)
 

@@ -212,8 +212,10 @@ def test_medsam_files_tell_their_modality_by_whole_parts_of_their_names(
 
 def _with(path: Path, **changed: Any) -> None:
     good: dict[str, Any] = {
-        "imgs": np.ones((3, 8, 8), np.uint8), "gts": np.ones((3, 8, 8), np.uint8), "spacing": (1.0, 1.0, 3.0)
-    }  # fmt: skip
+        "imgs": np.ones((3, 8, 8), np.uint8),
+        "gts": np.ones((3, 8, 8), np.uint8),
+        "spacing": (1.0, 1.0, 3.0),
+    }
     np.savez(path, **{name: value for name, value in (good | changed).items() if value is not None})
 
 

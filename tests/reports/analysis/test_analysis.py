@@ -148,14 +148,15 @@ def test_seeds_of_one_method_show_their_own_spread(tmp_path: Path) -> None:
 
 
 def test_primary_metrics_and_margins_are_those_of_the_study_file(tmp_path: Path) -> None:
-    statistics = {
-        **QUICK, "primary-metrics": ["nsd", "assd_mm"], "nsd-margin": 0.1, "assd-margin-mm": {"GTV-N": 2.5},
-    }  # fmt: skip
+    statistics = {**QUICK, "primary-metrics": ["nsd", "assd_mm"], "nsd-margin": 0.1, "assd-margin-mm": {"GTV-N": 2.5}}
     found = analysed(simulated.write_simulated_run(tmp_path / "run", 12, statistics=statistics))
     margins = found.contrasts.groupby(["structure", "metric"])["margin"].unique().map(list).to_dict()
     assert margins == {
-        ("GTV-T", "nsd"): [0.1], ("GTV-N", "nsd"): [0.1], ("GTV-T", "assd_mm"): [1.0], ("GTV-N", "assd_mm"): [2.5],
-    }  # fmt: skip
+        ("GTV-T", "nsd"): [0.1],
+        ("GTV-N", "nsd"): [0.1],
+        ("GTV-T", "assd_mm"): [1.0],
+        ("GTV-N", "assd_mm"): [2.5],
+    }
     better = found.contrasts[(found.contrasts["one"] == BEST) & (found.contrasts["metric"] == "assd_mm")]
     assert (better["difference"] < 0).any() and (better["p_non_inferiority"] < 0.05).all()
     assert {record["metric"] for record in found.rankings} == {"nsd", "assd_mm"}

@@ -26,21 +26,27 @@ def arm(method: str, fusion: str, seed: int = 1, adapter: str = "") -> ArmRecord
 
 
 SIX = [
-    arm("litemedsam-zero-shot", "ct-only"), arm("litemedsam-zero-shot", "multimodal"),
-    arm("litemedsam-fine-tuned", "ct-only"), arm("litemedsam-fine-tuned", "multimodal"),
-    arm("nnunet", "multimodal"), arm("nnunet-box", "multimodal"),
-]  # fmt: skip
+    arm("litemedsam-zero-shot", "ct-only"),
+    arm("litemedsam-zero-shot", "multimodal"),
+    arm("litemedsam-fine-tuned", "ct-only"),
+    arm("litemedsam-fine-tuned", "multimodal"),
+    arm("nnunet", "multimodal"),
+    arm("nnunet-box", "multimodal"),
+]
 
 
 def test_the_six_arms_of_the_study_have_seven_planned_contrasts() -> None:
     pairs = planned([*SIX, arm("box-fill", "none")])
     short = {tuple(name.replace("litemedsam-", "").removesuffix(".1") for name in pair) for pair in pairs}
     assert short == {
-        ("fine-tuned.ct-only", "zero-shot.ct-only"), ("fine-tuned.multimodal", "zero-shot.multimodal"),
-        ("zero-shot.multimodal", "zero-shot.ct-only"), ("fine-tuned.multimodal", "fine-tuned.ct-only"),
-        ("nnunet-box.multimodal", "nnunet.multimodal"), ("nnunet-box.multimodal", "fine-tuned.ct-only"),
+        ("fine-tuned.ct-only", "zero-shot.ct-only"),
+        ("fine-tuned.multimodal", "zero-shot.multimodal"),
+        ("zero-shot.multimodal", "zero-shot.ct-only"),
+        ("fine-tuned.multimodal", "fine-tuned.ct-only"),
+        ("nnunet-box.multimodal", "nnunet.multimodal"),
+        ("nnunet-box.multimodal", "fine-tuned.ct-only"),
         ("nnunet-box.multimodal", "fine-tuned.multimodal"),
-    }  # fmt: skip
+    }
     assert len(pairs) == len(set(pairs)) == 7
 
 

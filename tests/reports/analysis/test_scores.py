@@ -122,11 +122,13 @@ def test_a_change_of_order_between_conventions_is_found() -> None:
     wide = tables.wide_scores(
         long_table(
             [
-                ("one", "a", "ok", scored(0.8, 10, 10)), ("one", "b", "ref_empty_fp", empty(5)),
-                ("two", "a", "ok", scored(0.7, 10, 10)), ("two", "b", "both_empty", empty(0)),
+                ("one", "a", "ok", scored(0.8, 10, 10)),
+                ("one", "b", "ref_empty_fp", empty(5)),
+                ("two", "a", "ok", scored(0.7, 10, 10)),
+                ("two", "b", "both_empty", empty(0)),
             ]
         )
-    )  # fmt: skip
+    )
     stability = tables.sensitivity(wide, ARMS, STRUCTURES)
     assert tables.order_changes(stability, "GTV-T") == ["empty_is_one", "aggregated"]
     row: dict[str, Any] = {"structure": "GTV-T", "complete": 0.5, "aggregated": 0.5, "empty_is_one": 0.5}

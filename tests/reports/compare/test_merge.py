@@ -195,8 +195,10 @@ def test_three_runs_with_folders_of_one_name_are_told_apart(lab: Lab) -> None:
     assert [c.label for c in read_candidates(folders)] == ["My-study-1", "My-study-2", "My-study-3"]
     run = merged(*folders, names=["x", "y", "z"])
     assert [(source.label, source.arms) for source in run.sources] == [
-        ("x", ("box-ellipse",)), ("y", ("box-fill",)), ("z", (ZERO[0],)),
-    ]  # fmt: skip
+        ("x", ("box-ellipse",)),
+        ("y", ("box-fill",)),
+        ("z", (ZERO[0],)),
+    ]
 
 
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202e"

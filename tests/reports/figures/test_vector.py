@@ -43,9 +43,12 @@ def test_the_same_figure_gives_the_same_bytes_in_another_process() -> None:
     script = _SCRIPT.format(folder=str(Path(__file__).parent))
     own = [hashlib.sha256(part).hexdigest() for part in parts()]
     done = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | {"PYTHONHASHSEED": "1"}, capture_output=True, text=True,
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     assert done.stdout.split() == own
 
 

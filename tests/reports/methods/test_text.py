@@ -59,15 +59,20 @@ def test_patients_split_and_images_are_told_as_they_are(text_of: TextOf) -> None
     says(
         found["Patients"],
         "26 patients were split by patient at random (seed 1): 16 to train on, 2 for validation and 8 to test",
-        "(digest 1e1e1e1e1e1e)", "GTV-T in 8 of 8 test cases and GTV-N in 6 of 8 test cases", "synthetic",
-    )  # fmt: skip
+        "(digest 1e1e1e1e1e1e)",
+        "GTV-T in 8 of 8 test cases and GTV-N in 6 of 8 test cases",
+        "synthetic",
+    )
     says(
         found["Images"],
-        "level 40, width 400 HU", "SUV 0 to 6",
+        "level 40, width 400 HU",
+        "SUV 0 to 6",
         "the red channel is CT, the green PET and the blue the mean of T1w and T2w",
-        "In ct-only images all three colour channels are CT", "24 slices 4 mm apart, with pixels of 3 mm",
-        "In 1 case the field of view of PET covers only part of the grid, at least 93 % (PET)", never=["resampled"],
-    )  # fmt: skip
+        "In ct-only images all three colour channels are CT",
+        "24 slices 4 mm apart, with pixels of 3 mm",
+        "In 1 case the field of view of PET covers only part of the grid, at least 93 % (PET)",
+        never=["resampled"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,9 +105,12 @@ def test_without_t2_the_blue_channel_is_t1_and_a_source_of_files_is_resampled(te
     writer.study["dataset"] = {"source": "folders", "path": "/srv/secret", "crop": {"margin-mm": [5, 50]}}
     found = text_of(writer)
     says(
-        dict(found.paragraphs)["Images"], "the blue T1w.", "resampled to it with SimpleITK [lowekamp2013]",
-        "5 to 50 mm beyond the reference", never=["T2w"],
-    )  # fmt: skip
+        dict(found.paragraphs)["Images"],
+        "the blue T1w.",
+        "resampled to it with SimpleITK [lowekamp2013]",
+        "5 to 50 mm beyond the reference",
+        never=["T2w"],
+    )
     says(_plain(found), "Authors must add what the run does not record", never=["secret", "synthetic"])
 
 
@@ -124,12 +132,14 @@ def test_fine_tuning_is_told_as_it_was_done(text_of: TextOf) -> None:
     _arm(writer, tuned[0])["best_epoch"] = 3
     says(
         dict(text_of(writer).paragraphs)["Segmentation"],
-        "started from the weights lite_medsam.pth (SHA-256 abababababab", "trained for 8 epochs in batches of 8",
+        "started from the weights lite_medsam.pth (SHA-256 abababababab",
+        "trained for 8 epochs in batches of 8",
         "AdamW (learning rate 0.0003, weight decay 0.01)",
         "times 0.9 after 5 epochs without a lower validation Dice loss",
         "epoch 3 (litemedsam-fine-tuned.ct-only) and 6 (litemedsam-fine-tuned.multimodal), counted from 0",
-        "The protocol is that of Ren et al. [ren2024] but for its length.", "resized to 256 pixels",
-    )  # fmt: skip
+        "The protocol is that of Ren et al. [ren2024] but for its length.",
+        "resized to 256 pixels",
+    )
     for name in tuned:  # the decoder alone
         _arm(writer, name)["options"] = {**_TUNED, "train": "decoder", "flips": None}
         _arm(writer, name)["weights"] = dict(WEIGHTS)
@@ -143,18 +153,20 @@ def test_fine_tuning_is_told_as_it_was_done(text_of: TextOf) -> None:
         _arm(writer, name)["options"] = {**_TUNED, "learning-rate": 1e-4}
     writer.provenance["subsets"]["validation"] = []
     says(
-        dict(text_of(writer).paragraphs)["Segmentation"], "The epoch of the lowest training loss was kept",
+        dict(text_of(writer).paragraphs)["Segmentation"],
+        "The epoch of the lowest training loss was kept",
         never=["The protocol is that of"],
-    )  # fmt: skip
+    )
 
 
 def test_a_trained_arm_without_a_record_of_its_training_is_not_said_to_be_trained(text_of: TextOf) -> None:
     writer = RunWriter()
     writer.epochs = {}
     says(
-        dict(text_of(writer).paragraphs)["Segmentation"], "to be trained for 8 epochs, of which none is recorded",
+        dict(text_of(writer).paragraphs)["Segmentation"],
+        "to be trained for 8 epochs, of which none is recorded",
         never=["Training was timed"],
-    )  # fmt: skip
+    )
 
 
 def test_nnunet_is_told_with_its_schedule_and_its_box_channel_and_methods_of_others_by_name(text_of: TextOf) -> None:
@@ -176,12 +188,15 @@ def test_nnunet_is_told_with_its_schedule_and_its_box_channel_and_methods_of_oth
         "nnU-Net [isensee2021] (nnunetv2 2.8.1)",
         "nnunet.multimodal was trained for 8 epochs of 250 iterations, from a learning rate of 0.01",
         "(3d_fullres, ExperimentPlanner, nnUNetTrainer); the last epoch's weights predict, with test-time",
-        "nnunet.multimodal got no prompt", "nnunet-box.multimodal got one more channel that is 1 inside a box",
-        "nnunet-box.multimodal against nnunet.multimodal", "Without a prompt, nnunet.multimodal",
-        "8 of 20 epochs", "our-unet: masks made elsewhere, scored as they are.",
+        "nnunet.multimodal got no prompt",
+        "nnunet-box.multimodal got one more channel that is 1 inside a box",
+        "nnunet-box.multimodal against nnunet.multimodal",
+        "Without a prompt, nnunet.multimodal",
+        "8 of 20 epochs",
+        "our-unet: masks made elsewhere, scored as they are.",
         "their-net.ct-only (adapter their-adapter) is a third-party method that was not trained here",
         never=["LiteMedSAM"],
-    )  # fmt: skip
+    )
 
 
 def test_limitations_name_what_the_reader_must_not_conclude(text_of: TextOf) -> None:
@@ -223,13 +238,17 @@ def test_margins_resamples_and_contrasts_are_those_of_the_study_file_and_one_arm
     writer = RunWriter()
     pair = ["litemedsam-zero-shot.ct-only", "box-fill"]
     writer.study["statistics"] = {
-        "dsc-margin": 0.04, "hd95-margin-mm": 2.5, "resamples": 2000, "contrasts": [pair, ["box-fill", "gone"]],
-    }  # fmt: skip
+        "dsc-margin": 0.04,
+        "hd95-margin-mm": 2.5,
+        "resamples": 2000,
+        "contrasts": [pair, ["box-fill", "gone"]],
+    }
     says(
-        dict(text_of(writer).paragraphs)["Statistics"], "a margin of 0.04 in DSC and 2.5 mm in HD95",
+        dict(text_of(writer).paragraphs)["Statistics"],
+        "a margin of 0.04 in DSC and 2.5 mm in HD95",
         "2,000 resamples",
         "1 contrast was planned in the study file: litemedsam-zero-shot.ct-only against box-fill.",
-    )  # fmt: skip
+    )
     found = text_of(RunWriter(patients=1, structures=("GTV",), plans=(Plan("box-fill", "none", 0.6),)))
     assert dict(found.paragraphs)["Statistics"] == "One arm was scored; it is described, not compared."
     assert "wilcoxon1945" not in found.keys

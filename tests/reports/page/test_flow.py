@@ -75,8 +75,9 @@ def test_false_positives_are_counted_where_the_structure_is_absent(tmp_path: Pat
     table = flow_table(found)
     assert table.groups == (("", 2), ("Reference has it", 1), ("Reference lacks it", 1))
     assert [[cell.text for cell in row] for row in table.rows] == [
-        ["nnunet", "GTV-T", "8", "\u2013"], ["nnunet", "GTV-N", "6", "2"],
-    ]  # fmt: skip
+        ["nnunet", "GTV-T", "8", "\u2013"],
+        ["nnunet", "GTV-N", "6", "2"],
+    ]
     assert "Reference lacks it: ref\\_empty\\_fp" in tables.as_markdown(table)
 
 

@@ -165,9 +165,10 @@ def test_equal_scores_are_a_tie_not_a_ranking_and_a_structure_that_nobody_has_ge
     source = build_report(writer.write(tmp_path / "run")).read_text()
     text = Reader(source).text
     for words in (
-        "None: 6 arms share this mean to three decimals.", "0 of 4 other arms have a higher mean.",
+        "None: 6 arms share this mean to three decimals.",
+        "0 of 4 other arms have a higher mean.",
         "No test case has this structure; see false positives.",
-    ):  # fmt: skip
+    ):
         assert words in text, words
     assert 'id="volume-dsc-0-' in source and 'id="volume-dsc-1-' not in source
 
@@ -182,9 +183,11 @@ def test_an_arm_whose_every_case_failed_is_a_row_of_zeros_and_scores_may_be_infi
     writer.scores.loc[index, "value"] = np.nan
     text = Reader(build_report(writer.write(tmp_path / "run")).read_text()).text
     for words in (
-        "0.000 ± 0.000", "100 %", "box-fill: 8 of 8 cases have no prediction",
+        "0.000 ± 0.000",
+        "100 %",
+        "box-fill: 8 of 8 cases have no prediction",
         "Scores missing. 1 score that should exist",
-    ):  # fmt: skip
+    ):
         assert words in text, words
 
 

@@ -71,11 +71,14 @@ def words(page: str) -> str:
 
 
 def test_images_that_fold_come_first_then_those_that_gained_least(run: Path) -> None:
-    page = page_with(run, {
-        "case-a": {"T1w": facts(0.9), "T2w": {"status": "shared frame of reference"}},
-        "case-b": {"T1w": facts(0.5) | {"stages": ["rigid"]}, "T2w": facts(0.7, folding=0.02)},
-        "case-c": {"T1w": facts(0.1, status="kept as the headers say")},
-    })  # fmt: skip
+    page = page_with(
+        run,
+        {
+            "case-a": {"T1w": facts(0.9), "T2w": {"status": "shared frame of reference"}},
+            "case-b": {"T1w": facts(0.5) | {"stages": ["rigid"]}, "T2w": facts(0.7, folding=0.02)},
+            "case-c": {"T1w": facts(0.1, status="kept as the headers say")},
+        },
+    )
     assert "3 images of 3 patients registered to the reference; 1 trusted because they share" in page
     assert "1 left as the headers say" in page
     assert "The deformation folds in 1 image." in page
@@ -103,9 +106,7 @@ def test_pictures_are_on_the_page_in_the_order_of_the_table_and_broken_ones_are_
     picture(run, "case-b")
     broken = picture(run, "case-c")
     Store(run).checkerboard("case-c", "T1w").write_bytes(broken[:-10])
-    page = page_with(run, {
-        "case-a": {"T1w": facts(0.9)}, "case-b": {"T1w": facts(0.5)}, "case-c": {"T1w": facts(0.3)},
-    })  # fmt: skip
+    page = page_with(run, {"case-a": {"T1w": facts(0.9)}, "case-b": {"T1w": facts(0.5)}, "case-c": {"T1w": facts(0.3)}})
     assert boards(page) == ["case-b: T1w on CT", "case-a: T1w on CT"]
     assert base64.b64encode(content).decode() in page
     assert "Pictures of the registration (2)" in page
