@@ -88,7 +88,10 @@ def _parsed(text: str, run: FinishedRun) -> _Requirement:
         raise StudyError(f"the requirement {text!r} cannot be read", remedy=_EXAMPLE + hint)
     metric = _METRICS.get(match["metric"].casefold())
     if metric is None:
-        raise StudyError(f"unknown metric {match['metric']!r} in {text!r}", remedy=f"use one of {', '.join(_METRICS)}")
+        raise StudyError(
+            f"unknown metric {match['metric']!r} in {text!r}",
+            remedy=f"use one of {', '.join(m.short for m in MEASURES.values())}",
+        )
     value = float(match["value"])
     if metric.bounded and not 0 <= value <= 1:
         raise StudyError(

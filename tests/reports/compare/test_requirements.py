@@ -157,7 +157,7 @@ def test_failed_cases_count_with_their_penalty_and_a_requirement_without_a_value
         ("box-fill:GTV-T:dsc=0.5", "cannot be read", "write ARM"),
         ("box-fill:GTV-T:dsc>=0,5", "cannot be read", "a decimal point, not a comma"),
         ("box-fill:GTV-T:dsc>=80", "dsc lies between 0 and 1", "80 % is written 0.8"),
-        ("box-fill:GTV-T:dice>=0.5", "unknown metric 'dice'", "dsc, nsd, hd95, assd"),
+        ("box-fill:GTV-T:dice>=0.5", "unknown metric 'dice'", "dsc, hd95, nsd, assd"),
         ("box-fill:GTVp:dsc>=0.5", "unknown structure 'GTVp'", "GTV-T, GTV-N"),
         ("box-fil:GTV-T:dsc>=0.5", "names no single arm", "did you mean box-fill"),
     ],
