@@ -8,7 +8,7 @@ synchronisation, warm-up, files, seeds and scores; an adapter never sees the ref
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.cases import CohortFacts, Images, TrainingCase
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.core.fusion import STUDY_FUSIONS
 from gtvbench.bench.core.prompts import Prompts
@@ -32,14 +32,16 @@ LabelMap = npt.NDArray[np.uint8]
 class Needs:
     """What a method needs, as data; the runner skips a mismatch with its reason before any work.
 
-    `prompts`: kinds of prompt it takes (now: "box"), empty for a method that localises by itself. `fusions`: those it
-    runs with by default, empty for a method that does not look at images. `weights`: default name in the catalogue of
+    `prompts`: kinds of prompt it takes (now: "box"), empty for a method that localises by itself. `modalities`: those
+    without which it cannot run. `fusions`: those it runs with by default, empty for a method that does not look at
+    images. `weights`: default name in the catalogue of
     `bench weights` or a path, None for a method without weights. `settings`: options that have no default. `version` is
     part of the key of every result: raise it when results change.
     """
 
     trains: bool = False
     prompts: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()
     fusions: tuple[str, ...] = STUDY_FUSIONS
     weights: str | None = None
     settings: tuple[str, ...] = ()
@@ -80,27 +82,23 @@ class Context:
     base: Path
 
 
-#: A case to predict: what the method may see of it, and the clock of its stages.
-Task = tuple[Images, Prompts, Clock]
-
-
 class Adapter(ABC):
     """A method. The harness calls its hooks in this order:
 
     =============  ==================================================  ========================================
     hook           when                                                time
     =============  ==================================================  ========================================
-    unavailable    while the run is planned, before any work           not taken
+    skip           while the run is planned, before any work           not taken
     input_files    while the run is planned, for every test case       not taken
     fit            once, where `needs.trains`; again after a kill      between calls of `recorder`, and in all
     load           once in every process that predicts                 "load"
-    warm_up        once after `load`, with the first case              kept apart from that of the cases
+    predict        once with the first case, for nothing               "warmup"
+    throughput     once after that, with the first case                "throughput"
     predict        for every test case, one after the other            "case", and its stages by `clock`
     =============  ==================================================  ========================================
 
-    `fit` and `load` are called on objects of their own: nothing passes from one to the other but the files of `fit`.
-    All but the two class methods run in the arm's own process, which ends with the arm. Random generators of Python,
-    NumPy and torch (where it was imported) are seeded before `fit` and before `load`.
+    `fit` runs in a process of its own, and so do `load` and what follows it: nothing passes from one to the other but
+    the files of `fit`. Random generators of Python, NumPy and torch (whenever it is imported) are seeded before both.
     """
 
     needs: ClassVar[Needs]
@@ -110,8 +108,11 @@ class Adapter(ABC):
         self.context = context
 
     @classmethod
-    def unavailable(cls, options: Any) -> str | None:
-        """Why the method cannot run on this machine (a library is missing or too old), or None. It must be quick."""
+    def skip(cls, options: Any, cohort: CohortFacts) -> str | None:
+        """Why the method cannot run, or None: a library that is missing on this machine, a cohort that it does not suit.
+
+        Under `all` the method is then skipped with this reason; where it was named, the reason is an error. Be quick.
+        """
         return None
 
     @classmethod
@@ -135,29 +136,13 @@ class Adapter(ABC):
         """Make ready to predict: read weights, build the network. `fit` is the folder that `fit` left, or None for a
         method that does not train. Timed as "load"."""
 
-    def warm_up(self, images: Images, prompts: Prompts, clock: Clock) -> None:  # noqa: B027 - optional
-        """Do what the first calls would otherwise pay for, with the first case; `clock` times it, apart from all
-        cases."""
+    def throughput(self, images: Images, prompts: Prompts, clock: Clock) -> None:  # noqa: B027 - optional
+        """Do with the first case, as stage "throughput", what the method does faster for several slices at once."""
 
     @abstractmethod
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
         """Label map (z, y, x), uint8, of one case. Timed as "case". `SliceMethod` and `VolumeMethod` implement it, with
         a stage of `clock` for each part."""
-
-    def predictions(self, cases: Iterable[Task]) -> Iterator[tuple[str, LabelMap | Exception]]:
-        """Name and label map, or what went wrong, of case after case.
-
-        A method that reads, computes and exports several cases at once overrides this; its case time is then the sum of
-        its stages.
-        """
-        for images, prompts, clock in cases:
-            try:
-                with clock.measure("case"):
-                    label = self.predict(images, prompts, clock)
-            except Exception as error:
-                yield images.case, error
-            else:
-                yield images.case, label
 
 
 class VolumeMethod(Adapter):

@@ -17,8 +17,6 @@ from gtvbench.bench.core.prompts import BoxPrompt, Prompts
 Boxes = npt.NDArray[np.int64]
 Probabilities = npt.NDArray[np.float32]
 
-_WARM_UP_SLICES = 2
-
 
 class SliceMethod(Adapter):
     """A method that turns a slice into an embedding once, and each box in it into a mask."""
@@ -56,20 +54,16 @@ class SliceMethod(Adapter):
             label[z] = merge(probabilities, [p.structure for p in asked])
         return label
 
-    def warm_up(self, images: Images, prompts: Prompts, clock: Clock) -> None:
-        """Two slices at batch 1, each timed as warm-up, then one batch for throughput."""
-        chosen = prompts.slices[:_WARM_UP_SLICES]
-        for z in chosen:
-            with clock.measure("warmup", slice=z, boxes=len(prompts.in_slice(z))):
-                self.decode(self.encode(self._slice(images, z)[None]), [_boxes(prompts.in_slice(z))])
+    def throughput(self, images: Images, prompts: Prompts, clock: Clock) -> None:
+        """One batch of slices, after one that pays for the memory of its shape."""
         batch = prompts.slices[: self.throughput_batch]
         if len(batch) < 2:
             return
         slices = np.stack([self._slice(images, z) for z in batch])
         boxes = [_boxes(prompts.in_slice(z)) for z in batch]
-        for stage in ("warmup", "throughput"):  # the first batch of a new shape pays for its memory
-            with clock.measure(stage, slice=len(batch), boxes=sum(len(b) for b in boxes)):
-                self.decode(self.encode(slices), boxes)
+        self.decode(self.encode(slices), boxes)
+        with clock.measure("throughput", slice=len(batch), boxes=sum(len(b) for b in boxes)):
+            self.decode(self.encode(slices), boxes)
 
     def _slice(self, images: Images, z: int) -> npt.NDArray[np.uint8]:
         if self.context.fusion == NO_FUSION:

@@ -63,7 +63,7 @@ class FineTuned(ZeroShot):
             if left:
                 _log.warning("%d slices do not fit into embeddings-gb and are embedded in every epoch", left)
         recorder.ready()
-        facts = tuning.run(recorder.epoch)
+        facts = tuning.run(recorder)
         shutil.rmtree(work / "embeddings", ignore_errors=True)
         return facts
 

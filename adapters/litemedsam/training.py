@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,11 +28,9 @@ from gtvbench.adapters.litemedsam.options import BEST_FILE, Protocol
 from gtvbench.adapters.litemedsam.samples import Batch, Samples
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.prompts import policy_from
+from gtvbench.bench.core.timing import Recorder
 
 _log = logging.getLogger(__name__)
-
-Record = Callable[[int, float, float], None]
-"""Called once an epoch with its number from 0, the training loss and the validation Dice loss (NaN without cases)."""
 
 _CHECKPOINT_FILE = "checkpoint.pt"
 
@@ -111,29 +109,30 @@ class FineTuning:
         """Whether every epoch was trained."""
         return self.epoch >= self.protocol.epochs
 
-    def run(self, record: Record) -> dict[str, Any]:
+    def run(self, recorder: Recorder) -> dict[str, Any]:
         """Train to the end, leaving the best epoch's weights in `BEST_FILE`; facts for the record.
 
         Args:
-            record: told about every epoch before its checkpoint is saved: a kill repeats an epoch and loses none.
+            recorder: told about every epoch before its checkpoint is saved (a kill repeats an epoch and loses none),
+                and about every checkpoint.
 
         Raises:
             BenchError: the loss is no longer finite.
         """
         while not self.finished:
-            self._train_epoch()
+            self._train_epoch(recorder)
             train, validation = self.loss_sum / self.pairs, self._validate()
             watched = train if math.isnan(validation) else validation
             self.scheduler.step(watched)
             if watched < self.best_loss:
                 self.best_loss, self.best_epoch = watched, self.epoch
                 save_flat(self.model, self.folder / BEST_FILE)
-            record(self.epoch, train, validation)
+            recorder.epoch(self.epoch, train, validation)
             self.epoch, self.step, self.loss_sum, self.pairs = self.epoch + 1, 0, 0.0, 0
-            self._save()
+            self._save(recorder)
         return {"best_epoch": self.best_epoch, "best_loss": self.best_loss, "epochs": self.epoch}
 
-    def _train_epoch(self) -> None:
+    def _train_epoch(self, recorder: Recorder) -> None:
         self.model.train()
         for batch in self._batches():
             loss = self._iterate(batch.to(self.device))
@@ -147,7 +146,7 @@ class FineTuning:
             self.pairs += len(batch.boxes)
             self.step += 1
             if time.monotonic() - self.saved_at >= self.protocol.checkpoint_seconds:
-                self._save()
+                self._save(recorder)
 
     def _batches(self) -> Iterator[Batch]:
         """The rest of this epoch's batches, each prepared while the one before it is trained on."""
@@ -198,7 +197,7 @@ class FineTuning:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
-    def _save(self) -> None:
+    def _save(self, recorder: Recorder) -> None:
         state: dict[str, Any] = {
             "identity": self.identity,
             "place": [self.epoch, self.step, self.loss_sum, self.pairs],
@@ -216,6 +215,7 @@ class FineTuning:
         partial = self.folder / (_CHECKPOINT_FILE + ".partial")
         torch.save(state, partial)
         partial.replace(self.folder / _CHECKPOINT_FILE)
+        recorder.saved()
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:

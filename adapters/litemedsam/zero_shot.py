@@ -17,6 +17,7 @@ from gtvbench.adapters.base import Context, Needs
 from gtvbench.adapters.base import Options as BaseOptions
 from gtvbench.adapters.litemedsam.options import ImageOptions
 from gtvbench.adapters.slices import Boxes, Probabilities, SliceMethod
+from gtvbench.bench.core.cases import CohortFacts
 from gtvbench.bench.core.errors import WeightsError
 from gtvbench.bench.files.provenance import has_accelerator
 
@@ -48,7 +49,7 @@ class ZeroShot(SliceMethod):
         self._network: Predictor | None = None
 
     @classmethod
-    def unavailable(cls, options: Any) -> str | None:
+    def skip(cls, options: Any, cohort: CohortFacts) -> str | None:
         """bfloat16 on a processor that has no units for it."""
         if options.precision != "bfloat16" or options.backend == "torch" or has_accelerator():
             return None

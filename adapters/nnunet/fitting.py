@@ -16,7 +16,7 @@ from gtvbench.adapters.nnunet.boxes import box_channels, groups
 from gtvbench.adapters.nnunet.dataset import DATASET, Layout, write_splits
 from gtvbench.adapters.nnunet.options import NnunetBoxOptions, NnunetOptions
 from gtvbench.adapters.nnunet.planning import PLANS, plan, preprocess
-from gtvbench.adapters.nnunet.trainer import BEST, FINAL, Hooks, train, trainer_of
+from gtvbench.adapters.nnunet.trainer import BEST, FINAL, Hooks, read_checkpoint, train, trainer_of
 from gtvbench.adapters.nnunet.transforms import FreshBoxes
 from gtvbench.bench.core.cases import TrainingCase
 from gtvbench.bench.core.errors import BenchError, StudyError
@@ -131,8 +131,7 @@ def _fresh(trainer: Any, layout: Layout, options: NnunetOptions) -> FreshBoxes |
 def _keep(trainer: Any, root: Path, folder: Path, options: NnunetOptions) -> dict[str, Any]:
     """Write what prediction needs, free of pickles."""
     name = BEST if options.checkpoint == "best" and (folder / BEST).exists() else FINAL
-    # nnU-Net's checkpoints hold pickled objects; this one was written by this run, minutes or hours ago.
-    checkpoint = torch.load(folder / name, map_location="cpu", weights_only=False)
+    checkpoint = read_checkpoint(folder / name)
     weights = {key: value.contiguous() for key, value in checkpoint["network_weights"].items()}
     part = root / f"{NETWORK_FILE}.part"
     save_file({key: value.clone() for key, value in weights.items()}, part)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from gtvbench.adapters.base import Adapter, Clock, LabelMap, Needs, Recorder, Task
+from gtvbench.adapters.base import Adapter, Clock, LabelMap, Needs, Recorder
 from gtvbench.adapters.base import Options as BaseOptions
 from gtvbench.adapters.nnunet.boxes import box_channels, groups
 from gtvbench.adapters.nnunet.dataset import Layout, translated
 from gtvbench.adapters.nnunet.options import NnunetBoxOptions, NnunetOptions, unavailable
-from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.cases import CohortFacts, Images, TrainingCase
 from gtvbench.bench.core.fusion import FUSIONS
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.files.provenance import usable_cores
-
-Preprocessed = tuple[Any, dict[str, Any]]
 
 
 class Nnunet(Adapter):
@@ -31,7 +27,7 @@ class Nnunet(Adapter):
     Options: ClassVar[type[BaseOptions]] = NnunetOptions
 
     @classmethod
-    def unavailable(cls, options: BaseOptions) -> str | None:
+    def skip(cls, options: BaseOptions, cohort: CohortFacts) -> str | None:
         """nnunetv2 is missing, or of another version than this adapter was tried with."""
         return unavailable()
 
@@ -59,50 +55,12 @@ class Nnunet(Adapter):
 
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
         """One case from start to end; its stages are timed apart."""
-        data, properties = self._preprocessed(images, prompts, clock)
-        return self._exported(self._logits(data, clock), properties, clock)
-
-    def predictions(self, cases: Iterable[Task]) -> Iterator[tuple[str, LabelMap | Exception]]:
-        """Beside a GPU, the next case is read and the last one exported while the network works on this one."""
-        if self.context.device == "cpu":
-            yield from super().predictions(cases)
-        else:
-            yield from self._streamed(cases)
-
-    def _streamed(self, cases: Iterable[Task]) -> Iterator[tuple[str, LabelMap | Exception]]:
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(2) as exporter:
-            ahead: deque[tuple[Task, Future[Preprocessed]]] = deque()
-            behind: deque[tuple[str, Future[LabelMap]]] = deque()
-            source = iter(cases)
-            while True:
-                while len(ahead) < 2 and (task := next(source, None)) is not None:
-                    ahead.append((task, reader.submit(self._preprocessed, *task)))
-                if not ahead:
-                    break
-                (images, _, clock), waiting = ahead.popleft()
-                try:
-                    data, properties = waiting.result()
-                    logits = self._logits(data, clock)
-                except Exception as error:
-                    yield images.case, error
-                    continue
-                behind.append((images.case, exporter.submit(self._exported, logits, properties, clock)))
-                if len(behind) > 2:
-                    yield _outcome(*behind.popleft())
-            for name, future in behind:
-                yield _outcome(name, future)
-
-    def _preprocessed(self, images: Images, prompts: Prompts, clock: Clock) -> Preprocessed:
-        with clock.measure("preprocess", device=False):
+        with clock.measure("preprocess"):
             channels = self._channels(images, prompts)
-            return self._predictor.preprocess(channels, images.grid.spacing, self._first_box())
-
-    def _logits(self, data: Any, clock: Clock) -> Any:
+            data, properties = self._predictor.preprocess(channels, images.grid.spacing, self._first_box())
         with clock.measure("segment"):
-            return self._predictor.logits(data)
-
-    def _exported(self, logits: Any, properties: dict[str, Any], clock: Clock) -> LabelMap:
-        with clock.measure("export", device=False):
+            logits = self._predictor.logits(data)
+        with clock.measure("export"):
             label = self._predictor.label(logits, properties)
             return translated(label, {ours: study for study, ours in self._layout().values.items()})
 
@@ -150,10 +108,3 @@ class NnunetBox(Nnunet):
 
     def _boxes(self, images: Images, prompts: Prompts) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         return list(box_channels(prompts, images.grid.shape, self._groups()).astype(np.float32))
-
-
-def _outcome(name: str, future: Future[LabelMap]) -> tuple[str, LabelMap | Exception]:
-    try:
-        return name, future.result()
-    except Exception as error:
-        return name, error

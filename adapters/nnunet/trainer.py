@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from gtvbench.adapters.nnunet.transforms import FreshBoxes, validation_with_boxes, with_boxes
 from gtvbench.bench.core.digest import seed_from
+from gtvbench.bench.core.errors import BenchError
 
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 
 Record = Callable[..., None]
+_NUMBERS = [type(np.dtype(name)) for name in ("float32", "float64", "int64")]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class _Ours:
         super().save_checkpoint(part)  # type: ignore[misc]
         Path(part).replace(filename)
 
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Go on from a resume point that holds nothing but data: nnU-Net itself would run what code it holds."""
+        read_checkpoint(Path(filename_or_checkpoint), device="meta")
+        super().load_checkpoint(filename_or_checkpoint)  # type: ignore[misc]
+
     def get_training_transforms(self, *args: Any, **options: Any) -> Any:
         """nnU-Net's pipeline, with the box channels kept boxes."""
         pipeline = super().get_training_transforms(*args, **options)  # type: ignore[misc]
@@ -98,6 +106,20 @@ def _never_benchmark(pipeline: Any) -> None:
 def trainer_of(base: type[Any]) -> type[Any]:
     """A trainer class of nnU-Net with our additions."""
     return type(f"Recorded{base.__name__}", (_Ours, base), {})
+
+
+def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """A checkpoint of nnU-Net, its tensors on `device` ("meta": unread), without running any code that it may hold."""
+    with torch.serialization.safe_globals([np.dtype, np._core.multiarray.scalar, *_NUMBERS]):
+        try:
+            found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+            raise BenchError(
+                f"the checkpoint is damaged, or holds more than data: {str(error).splitlines()[0]}",
+                file=path,
+                remedy="remove the folder 'fit.work' of the arm: its training begins anew",
+            ) from error
+    return found
 
 
 def train(trainer: Any, folder: Path) -> None:

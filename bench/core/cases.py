@@ -21,6 +21,7 @@ from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.core.fusion import FUSIONS, MODALITIES
 from gtvbench.bench.core.geometry import Grid, Reorientation
 from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.core.structures import Structure
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,16 @@ class SourceCase:
 
 #: Bytes before the voxels of an uncompressed NIfTI-1 file without extensions.
 NIFTI_OFFSET = 352
+
+
+@dataclass(frozen=True)
+class CohortFacts:
+    """What a method may know of a study's patients before any work: modalities that all of them have, structures, and
+    how many patients are in each subset ("train", "validation", "test")."""
+
+    modalities: tuple[str, ...]
+    structures: tuple[Structure, ...]
+    patients: Mapping[str, int]
 
 
 def gathered_notes(notes: Mapping[str, Sequence[str]]) -> list[str]:

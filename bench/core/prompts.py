@@ -22,6 +22,9 @@ from gtvbench.bench.core.structures import Structure
 
 Box = tuple[int, int, int, int]
 
+#: Kinds of prompt that are drawn.
+PROMPT_KINDS = ("box",)
+
 _EIGHT_CONNECTED = np.ones((3, 3), int)
 
 

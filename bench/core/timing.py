@@ -15,6 +15,10 @@ class Recorder(Protocol):
         """Say, where there is anything to prepare, that it is done: the time before counts to no epoch."""
         ...
 
+    def saved(self) -> None:
+        """Say that a checkpoint was saved within an epoch: a fit that goes on from it counts the time until here."""
+        ...
+
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         """Epoch counts from 0; call it before the checkpoint is saved, so that a kill repeats an epoch."""
         ...
@@ -23,10 +27,8 @@ class Recorder(Protocol):
 class Clock(Protocol):
     """Times a stage of prediction, the device synchronised before and after."""
 
-    def measure(
-        self, stage: str, slice: int = -1, boxes: int = 0, *, device: bool = True
-    ) -> AbstractContextManager[None]:
-        """Time what runs inside `with`; `slice` -1 stands for the whole volume; `device` False: nothing runs on it."""
+    def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> AbstractContextManager[None]:
+        """Time what runs inside `with`; `slice` -1 stands for the whole volume."""
         ...
 
 
@@ -41,23 +43,13 @@ class StageClock:
         self._synchronise = synchronise
 
     @contextmanager
-    def measure(self, stage: str, slice: int = -1, boxes: int = 0, *, device: bool = True) -> Iterator[None]:
-        """Time what runs inside `with`; nothing is recorded where it raises.
-
-        `device` False: nothing inside runs on the device, which may be busy with another case and is not waited for.
-        """
-        if device:
-            self._synchronise()
+    def measure(self, stage: str, slice: int = -1, boxes: int = 0) -> Iterator[None]:
+        """Time what runs inside `with`; a stage that raises is recorded as well, with the time until then."""
+        self._synchronise()
         start = time.perf_counter()
-        yield
-        if device:
+        try:
+            yield
             self._synchronise()
-        seconds = time.perf_counter() - start
-        self.rows.append({"stage": stage, "slice": slice, "boxes": boxes, "seconds": seconds})
-
-    def complete(self) -> list[dict[str, Any]]:
-        """The rows of a finished case; one whose stages overlapped with other cases' takes the sum of its stages."""
-        if not any(row["stage"] == "case" for row in self.rows):
-            seconds = sum(row["seconds"] for row in self.rows)
-            self.rows.append({"stage": "case", "slice": -1, "boxes": 0, "seconds": seconds})
-        return self.rows
+        finally:
+            seconds = time.perf_counter() - start
+            self.rows.append({"stage": stage, "slice": slice, "boxes": boxes, "seconds": seconds})

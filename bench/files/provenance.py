@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,25 @@ def environment() -> dict[str, Any]:
             "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
             "gpu": _gpu_name(),
         },
+    }
+
+
+def origin(device: str) -> dict[str, Any]:
+    """Where a result is computed: device, its name, the machine (a digest that only tells machines apart), versions.
+
+    `device` is "cpu", "cuda" or "mps". torch is asked for a GPU's name where a method has imported it.
+    """
+    torch = sys.modules.get("torch")
+    name = torch.cuda.get_device_name() if torch is not None and device == "cuda" else _cpu_name()
+    machine = Path("/etc/machine-id")
+    identity = f"{platform.node()} {machine.read_text() if machine.is_file() else uuid.getnode()}"
+    return {
+        "device": device,
+        "device_name": name if device != "mps" else f"{name} (MPS)",
+        "cores": usable_cores(),
+        "host": hashlib.sha256(identity.encode()).hexdigest()[:8],
+        "gtvbench": importlib.metadata.version("gtvbench"),
+        "torch": None if torch is None else str(torch.__version__),
     }
 
 

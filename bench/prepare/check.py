@@ -10,7 +10,7 @@ from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.files.progress import Display
 from gtvbench.bench.prepare.crew import Crew, Result
-from gtvbench.bench.prepare.crew_worker import Task
+from gtvbench.bench.prepare.patients import Task
 from gtvbench.bench.study.arms import Arm, plan_arms
 from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import Study

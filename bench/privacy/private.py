@@ -20,6 +20,7 @@ def write_private(run: Path, study: Study, base: Path) -> None:
     folder = run / FOLDER
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
+    write_atomically(folder / ".gitignore", "*\n")
     record = {"base": str(base.resolve()), "study": study.model_dump(mode="json", by_alias=True, exclude_none=True)}
     path = folder / "study.json"
     write_atomically(path, json.dumps(record, indent=1) + "\n")

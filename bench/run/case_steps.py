@@ -6,13 +6,14 @@ from contextlib import closing
 from pathlib import Path
 
 from gtvbench.bench.core.cases import gathered_notes
+from gtvbench.bench.core.events import Failed
 from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.core.split import SUBSETS
 from gtvbench.bench.files.progress import LOGGER, Display
 from gtvbench.bench.files.store import Store
 from gtvbench.bench.prepare.cases import Prepared, load_prepared, prepare_key, prompts_of
 from gtvbench.bench.prepare.crew import Crew, Result
-from gtvbench.bench.prepare.crew_worker import Task
+from gtvbench.bench.prepare.patients import Task
 from gtvbench.bench.run import tables
 from gtvbench.bench.run.journal import Journal
 from gtvbench.bench.run.plan import Ready
@@ -65,8 +66,7 @@ def _without(bad: list[Result], cohort: Cohort, study: Study, journal: Journal) 
     for result in bad:
         assert result.error is not None
         # The message alone: file and remedy may hold paths, and this record may be shown to others.
-        facts = {"message": result.error.message}
-        journal.failed("prepare", None, result.case, result.status or "crashed", facts)
+        journal.failed(Failed("prepare", result.case, result.status or "crashed", result.error.message))
     names = ", ".join(result.case for result in bad)
     LOGGER.warning(
         "%d of %d cases are left out of the whole study, of every arm alike: %s. Correct them and run again.",

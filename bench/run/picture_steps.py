@@ -23,6 +23,7 @@ from PIL import Image
 
 from gtvbench.bench.core.cases import Images
 from gtvbench.bench.core.errors import StoreError
+from gtvbench.bench.core.events import Failed
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
@@ -192,13 +193,13 @@ def pack(record: dict[str, Any], crop: Crop, images: Images, hidden: Callable[[s
 class PictureSteps:
     """The steps that make pictures and contours in one run folder.
 
-    They cost no score: what goes wrong is told through `failed` (step, arm, case, status, event) and leaves the report
+    They cost no score: what goes wrong is told through `failed` and leaves the report
     without that picture. Only a folder that cannot be written raises, StoreError.
     """
 
     store: Store
     structures: Sequence[Structure]
-    failed: Callable[[str, str | None, str, str, dict[str, Any]], None]
+    failed: Callable[[Failed], None]
     hide_faces: bool = False
     #: Key of every step that is done, by its name: what the report depends on.
     keys: dict[str, str] = field(default_factory=dict)
@@ -292,8 +293,8 @@ class PictureSteps:
         """Tell of what could not be made, and take away an older one: it would show something else."""
         path.unlink(missing_ok=True)
         LOGGER.warning("no pictures of %s%s: %s", case, f" for {arm}" if arm else "", error)
-        event = {"message": f"{type(error).__name__}: {error}", "traceback": "".join(traceback.format_exception(error))}
-        self.failed("pictures", arm, case, "no_pictures", event)
+        message, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+        self.failed(Failed("pictures", case, "no_pictures", message, trace, arm))
 
 
 def _json(value: Any) -> str:

@@ -10,6 +10,7 @@ from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.files.store import Store, step_key
 from gtvbench.bench.prepare.cases import Prepared
+from gtvbench.bench.processes.arm import ArmJob, FitTask, Item
 from gtvbench.bench.study import registry
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.cohort import Cohort
@@ -40,41 +41,52 @@ class Ready:
         """Content key of an arm's training, or None where it has none."""
         if not arm.trains:
             return None
-        data = {subset: [self._digests(c) for c in self.cohort.cases(subset)] for subset in ("train", "validation")}
+        data = {
+            subset: [self._digests(arm, c) for c in self.cohort.cases(subset)] for subset in ("train", "validation")
+        }
         return step_key("fit", FIT_VERSION, arm=self._identity(arm), data=data, structures=self.study.structures)
 
-    def items(self, arm: Arm) -> dict[str, dict[str, Any]]:
-        """What an arm predicts, by case: its name, content key, and the digests that the record of it must repeat."""
+    def items(self, arm: Arm) -> dict[str, Item]:
+        """What an arm predicts, by case."""
         fit_key = self.fit_key(arm)
         return {case: self._item(arm, case, fit_key) for case in self.cohort.cases("test")}
 
-    def job(self, arm: Arm, missing: list[dict[str, Any]], fit: bool) -> dict[str, Any]:
-        """What the worker of an arm is told: the items to predict, and with `fit` that it trains before."""
-        plan: dict[str, Any] | None = None
-        if fit:
-            plan = {"key": self.fit_key(arm)}
-            for name, subset in (("training", "train"), ("validation", "validation")):
-                cases = self.cohort.cases(subset)
-                plan[name] = [{"case": case, "digests": {"prompts": self.prompts[case].digest}} for case in cases]
-        told = {
-            "name": arm.name, "adapter": arm.adapter, "fusion": arm.fusion, "options": arm.options,
-            "seed": arm.seed(self.study.seed), "trains": arm.trains, "prompts": list(arm.prompts),
-            "weights_file": arm.weights_file, "weights_sha256": arm.weights_sha256,
-        }  # fmt: skip
-        return {
-            "run": str(self.folder.resolve()),
-            "base": str(self.base.resolve()),
-            "arm": told,
-            "structures": self.study.structures,
-            "modalities": list(self.cohort.modalities),
-            "device": self.study.device,
-            "fit": plan,
-            "predict": missing,
-        }
+    def fit_task(self, arm: Arm) -> FitTask:
+        """The training of an arm."""
+        key = self.fit_key(arm)
+        assert key is not None
+        training, validation = (
+            tuple((case, self._prompts_digest(arm, case)) for case in self.cohort.cases(subset))
+            for subset in ("train", "validation")
+        )
+        return FitTask(key, training, validation)
 
-    def _digests(self, case: str) -> list[str]:
+    def job(self, arm: Arm) -> ArmJob:
+        """What the processes of an arm are told."""
+        return ArmJob(
+            run=self.folder.resolve(),
+            base=self.base.resolve(),
+            name=arm.name,
+            adapter=arm.adapter,
+            fusion=arm.fusion,
+            options=arm.options,
+            seed=arm.seed(self.study.seed),
+            trains=arm.trains,
+            prompted=bool(arm.prompts),
+            weights_file=arm.weights_file,
+            weights_sha256=arm.weights_sha256,
+            structures=dict(self.study.structures),
+            modalities=tuple(self.cohort.modalities),
+            device=self.study.device,
+        )
+
+    def _digests(self, arm: Arm, case: str) -> list[str | None]:
         prepared = self.prepared[case]
-        return [case, prepared.images_digest, prepared.reference_digest, self.prompts[case].digest]
+        return [case, prepared.images_digest, prepared.reference_digest, self._prompts_digest(arm, case)]
+
+    def _prompts_digest(self, arm: Arm, case: str) -> str | None:
+        """A method that sees no prompt does not depend on them."""
+        return self.prompts[case].digest if arm.prompts else None
 
     def _identity(self, arm: Arm) -> dict[str, Any]:
         return {
@@ -86,10 +98,10 @@ class Ready:
             "weights": arm.weights_sha256,
         }
 
-    def _item(self, arm: Arm, case: str, fit_key: str | None) -> dict[str, Any]:
+    def _item(self, arm: Arm, case: str, fit_key: str | None) -> Item:
         digests = {
             "images": self.prepared[case].images_digest,
-            "prompts": self.prompts[case].digest,
+            "prompts": self._prompts_digest(arm, case),
             "split": self.cohort.split.digest if arm.trains else None,
             "weights": arm.weights_sha256,
             "fit": fit_key,
@@ -102,7 +114,7 @@ class Ready:
             prompted=arm.prompts,
             structures=self.study.structures,
         )
-        return {"case": case, "key": key, "digests": digests}
+        return Item(case, key, digests)
 
     def _input_digests(self, arm: Arm, case: str) -> list[str | None]:
         cls = registry.load(registry.METHODS, arm.adapter)

@@ -10,12 +10,14 @@ from typing import Any
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.digest import digest_file, digest_json
 from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS
+from gtvbench.bench.core.events import CaseDone, Epoch, Event, Failed, FitDone, PhaseDone
 from gtvbench.bench.files import provenance
 from gtvbench.bench.files.progress import LOGGER, Display
 from gtvbench.bench.files.store import Store, step_key, write_atomically
 from gtvbench.bench.privacy.policy import Privacy, shareable_study
 from gtvbench.bench.privacy.private import write_private
-from gtvbench.bench.processes.local import Event, run_arm
+from gtvbench.bench.processes.arm import Item
+from gtvbench.bench.processes.local import run_arm
 from gtvbench.bench.run import tables
 from gtvbench.bench.run.case_steps import left_out, make_ready
 from gtvbench.bench.run.journal import Journal
@@ -124,13 +126,14 @@ def _run_arm(arm: Arm, scores: ScoreSteps, lock: int, display: Display) -> tuple
         log, timeout_s = store.arm_folder(arm.name) / "log.txt", ready.study.timing.case_timeout_s
         epochs = int(arm.options.get("epochs") or 0) if fit else 0
         with display.phase(arm.name, epochs + len(missing)):
-            run_arm(ready.job(arm, missing, fit), lock, log, timeout_s, watch)
+            task = ready.fit_task(arm) if fit else None
+            run_arm(ready.job(arm), task, missing, lock, log, timeout_s, watch)
     rows, records = [], {}
     for case, item in items.items():
         record = _predicted(store, arm, item)
         if record is not None:
             records[case] = record
-        rows += scores.rows(arm, case, item["digests"], record, status.get(case, "missing_output"))
+        rows += scores.rows(arm, case, item.digests, record, status.get(case, "missing_output"))
     tables.write_timing(store, arm.name, records)
     failed = len(items) - len(records)
     reason = f"{failed} of {len(items)} cases have no prediction" if failed else None
@@ -138,8 +141,8 @@ def _run_arm(arm: Arm, scores: ScoreSteps, lock: int, display: Display) -> tuple
     return rows, tables.arm_record(store, arm, "failed" if failed else "complete", reason, fitted)
 
 
-def _predicted(store: Store, arm: Arm, item: dict[str, Any]) -> dict[str, Any] | None:
-    return store.record(f"predict/{arm.name}/{item['case']}", item["key"])
+def _predicted(store: Store, arm: Arm, item: Item) -> dict[str, Any] | None:
+    return store.record(f"predict/{arm.name}/{item.case}", item.key)
 
 
 @dataclass(frozen=True)
@@ -148,33 +151,32 @@ class _Watch:
     case has no prediction."""
 
     arm: Arm
-    missing: list[dict[str, Any]]
+    missing: list[Item]
     store: Store
     journal: Journal
     display: Display
     status: dict[str, str]
 
+    def _lacks(self, item: Item) -> bool:
+        return item.case not in self.status and _predicted(self.store, self.arm, item) is None
+
     def __call__(self, event: Event) -> None:
-        kind, arm = event["event"], self.arm
-        if kind == "epoch":
-            losses = f"training loss {event['train']:.4f}, validation loss {event['validation']:.4f}"
-            self.display.advance(f"epoch {event['epoch'] + 1}, {losses}")
-        elif kind == "fit-done":
-            self.journal.computed["fit"] += 1
-        elif kind == "case-done":
-            self.journal.computed["predict"] += 1
-            self.display.advance(event["case"])
-        elif kind == "case-failed":
-            self.status[event["case"]] = event.get("status", "crashed")
-            self.journal.arm_failed("predict", arm.name, event["case"], self.status[event["case"]], event)
-        elif kind == "arm-failed":
-            for item in self.missing:
-                if _predicted(self.store, arm, item) is None:
-                    self.status.setdefault(item["case"], event.get("status", "crashed"))
-            self.journal.arm_failed("fit" if arm.trains else "load", arm.name, None, "crashed", event)
-        elif kind == "done":
-            facts = {name: event[name] for name in ("peak_host_bytes", "peak_device_bytes", "device")}
-            tables.write_json(facts, self.store.arm_folder(arm.name) / "process.json")
+        arm = self.arm.name
+        match event:
+            case Epoch(number, _, train, validation):
+                self.display.advance(f"epoch {number + 1}, training loss {train:.4f}, validation loss {validation:.4f}")
+            case FitDone():
+                self.journal.computed["fit"] += 1
+            case CaseDone(case):
+                self.journal.computed["predict"] += 1
+                self.display.advance(case)
+            case Failed(_, case, status, message):
+                LOGGER.error("%s failed (%s): %s", f"{arm}, {case}" if case else arm, status, message)
+                self.journal.failed(event)
+                lost = [case] if case else [item.case for item in self.missing if self._lacks(item)]
+                self.status.update(dict.fromkeys(lost, status))
+            case PhaseDone():
+                tables.note_phase(self.store, arm, event)
 
 
 def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> dict[str, Any]:

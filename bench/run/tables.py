@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from gtvbench.bench.core.events import PhaseDone
 from gtvbench.bench.files.store import Store, write_atomically
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.record import ArmRecord
@@ -17,7 +19,7 @@ from gtvbench.bench.study.record import ArmRecord
 SCORE_COLUMNS = [
     "arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw", "status",
 ]  # fmt: skip
-TIMING_COLUMNS = ["case", "slice", "stage", "boxes", "seconds"]
+TIMING_COLUMNS = ["case", "slice", "stage", "boxes", "seconds", "device", "host"]
 PROMPT_COLUMNS = ["case", "slice", "structure", "instance", "y0", "x0", "y1", "x1", "area"]
 
 
@@ -54,19 +56,45 @@ def write_timing(store: Store, arm: str, records: dict[str, dict[str, Any]]) -> 
     rows = []
     loading = store.arm_folder(arm) / "load.json"
     if loading.exists():
-        rows += [{"case": "", **row} for row in json.loads(loading.read_text())]
+        rows += _timed("", "rows", json.loads(loading.read_text()))
     for case, record in records.items():
-        rows += [{"case": case, **row} for row in record["timing"]]
+        rows += _timed(case, "timing", record)
     write_table(pd.DataFrame(rows, columns=TIMING_COLUMNS), store.arm_folder(arm) / "timing.parquet")
+
+
+def _timed(case: str, rows: str, record: Any) -> list[dict[str, Any]]:
+    """Rows of a record with where they were measured; an older record does not say, and may be the rows alone."""
+    if isinstance(record, list):
+        record = {rows: record}
+    origin = record.get("origin", {})
+    where = {"device": origin.get("device_name"), "host": origin.get("host")}
+    return [{"case": case, **row, **where} for row in record[rows]]
+
+
+def note_phase(store: Store, arm: str, event: PhaseDone) -> None:
+    """Keep what a phase of an arm took in process.json: the most of all sessions on a machine, else the last one's."""
+    path = store.arm_folder(arm) / "process.json"
+    phases = _phases(store, arm)
+    facts: dict[str, Any] = asdict(event)
+    before = phases.get(facts.pop("phase"))
+    if before is not None and before["origin"] == facts["origin"]:
+        for name in ("peak_host_bytes", "peak_device_bytes"):
+            facts[name] = max(before[name] or 0, facts[name] or 0) or None
+    write_json(phases | {event.phase: facts}, path)
+
+
+def _phases(store: Store, arm: str) -> dict[str, Any]:
+    """process.json of an arm; one of an older version, which knew no phases, counts as none."""
+    path = store.arm_folder(arm) / "process.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return {name: facts for name, facts in found.items() if isinstance(facts, dict)}
 
 
 def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dict[str, Any] | None) -> dict[str, Any]:
     """The row of arms.json."""
     facts = (fit or {}).get("facts") or {}
-    measured: dict[str, Any] = {}
-    path = store.arm_folder(arm.name) / "process.json"
-    if path.exists():
-        measured = json.loads(path.read_text())
+    phases = _phases(store, arm.name)
+    training, predicting = phases.get("fit", {}), phases.get("predict", {})
     weights = {"name": arm.weights_name, "sha256": arm.weights_sha256, "published": arm.weights_published}
     record = ArmRecord(
         arm=arm.name,
@@ -81,9 +109,11 @@ def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dic
         cut_schedule=arm.cut,
         weights=weights if arm.weights_name is not None else {},
         options=arm.options,
-        peak_host_bytes=measured.get("peak_host_bytes"),
-        peak_device_bytes=measured.get("peak_device_bytes"),
-        device=measured.get("device"),
+        peak_host_bytes=predicting.get("peak_host_bytes"),
+        peak_device_bytes=predicting.get("peak_device_bytes"),
+        fit_peak_host_bytes=training.get("peak_host_bytes"),
+        fit_peak_device_bytes=training.get("peak_device_bytes"),
+        device=predicting.get("origin", {}).get("device"),
         preparation_seconds=(fit or {}).get("preparation_seconds"),
         fit_seconds=_fit_seconds(store, arm) if fit else None,
         best_epoch=facts.get("best_epoch"),

@@ -10,10 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gtvbench.bench.core.cases import CohortFacts
 from gtvbench.bench.core.digest import seed_from
 from gtvbench.bench.core.errors import StudyError, WeightsError
 from gtvbench.bench.core.fusion import FUSIONS, NO_FUSION
+from gtvbench.bench.core.prompts import PROMPT_KINDS
 from gtvbench.bench.core.split import Split
+from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.study import registry, weights
 from gtvbench.bench.study.file import MethodEntry, Study, problems
 
@@ -71,9 +74,7 @@ def plan_arms(
     names = _all_names(study) if everything else list(dict.fromkeys(wanted))
     arms: list[Arm] = []
     for name in names:
-        arms += _arms_of(
-            name, study, base, modalities, named=not everything, trainable=split is None or bool(split.train)
-        )
+        arms += _arms_of(name, study, base, modalities, split, named=not everything)
     if not any(arm.skip is None for arm in arms):
         reasons = "; ".join(f"{arm.name}: {arm.skip}" for arm in arms) or "no method is registered"
         raise StudyError(f"no method can run on these data ({reasons})")
@@ -87,7 +88,10 @@ def _all_names(study: Study) -> list[str]:
     return [*points, *aliased]
 
 
-def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], named: bool, trainable: bool) -> list[Arm]:
+def _arms_of(
+    name: str, study: Study, base: Path, modalities: Sequence[str], split: Split | None, named: bool
+) -> list[Arm]:
+    trainable = split is None or bool(split.train)
     entry = study.methods.get(name, MethodEntry())
     adapter = entry.method or name
     try:
@@ -124,7 +128,7 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
             f"method {name!r} trains, but {UNTRAINABLE}",
             remedy="give 'split' training patients, or leave the method out of 'run'",
         )
-    skip = cls.unavailable(options)
+    skip = _unserved(needs, modalities) or cls.skip(options, _facts(study, modalities, split))
     if skip is not None and named:
         raise StudyError(f"method {name!r} cannot run here: {skip}")
     if needs.weights is not None or entry.weights is not None:
@@ -145,6 +149,20 @@ def _arms_of(name: str, study: Study, base: Path, modalities: Sequence[str], nam
                 Arm(".".join(parts), name, adapter, fusion, index, skip=untrained or skip or unavailable, **facts)
             )
     return arms
+
+
+def _unserved(needs: Any, modalities: Sequence[str]) -> str | None:
+    """What a method declares to need and these data, or this version, do not give."""
+    kinds = [kind for kind in needs.prompts if kind not in PROMPT_KINDS]
+    if kinds:
+        return f"it takes prompts of the kind {' and '.join(kinds)}; gtvbench draws {' and '.join(PROMPT_KINDS)}"
+    missing = [modality for modality in needs.modalities if modality not in modalities]
+    return f"it needs {' and '.join(missing)}, which the data do not have" if missing else None
+
+
+def _facts(study: Study, modalities: Sequence[str], split: Split | None) -> CohortFacts:
+    patients = {} if split is None else {subset: len(names) for subset, names in split.as_dict().items()}
+    return CohortFacts(tuple(modalities), structures_from(study.structures), patients)
 
 
 def _default_fusions(fusions: tuple[str, ...], modalities: Sequence[str]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ class ArmRecord(BaseModel):
     """One arm: what it is, how it ended, and what was measured of all of it. What an older version did not record is
     None, or empty; what a later one adds is left out.
 
-    `weights` has `name`, `sha256` and `published` (name of the published weights that the file is, or None), or
-    nothing.
+    Peak memory (bytes) is that of predicting and, with `fit_`, of training. `weights` has `name`, `sha256` and
+    `published` (name of the published weights that the file is, or None), or nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
@@ -35,6 +35,8 @@ class ArmRecord(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     peak_host_bytes: int | float | None = None
     peak_device_bytes: int | float | None = None
+    fit_peak_host_bytes: int | float | None = None
+    fit_peak_device_bytes: int | float | None = None
     device: str | None = None
     preparation_seconds: float | None = None
     fit_seconds: float | None = None

@@ -121,7 +121,10 @@ def _refuse_run_folder(path: Path) -> None:
 
 def _make(path: Path) -> None:
     try:
+        fresh = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if fresh:  # the folder lies beside a study file, one `git add` away from a commit
+            (path.parent / ".gitignore").write_text("*\n")
     except OSError as error:
         raise _not_writable(path, error) from error
     with _locked(path):

@@ -22,7 +22,7 @@ from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files.nifti import write_volume
 from gtvbench.bench.prepare.cases import prepare_key
 from gtvbench.bench.prepare.crew import Crew
-from gtvbench.bench.prepare.crew_worker import Task
+from gtvbench.bench.prepare.patients import Task
 from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import Study
 
@@ -86,7 +86,7 @@ def measure(base: Path, workers: int) -> tuple[float, int]:
             raise result.error
     seconds = time.perf_counter() - start
     shutil.rmtree(run)
-    return seconds, crew.peak_bytes
+    return seconds, crew.pool.peak_bytes
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""What happens to an arm, as its processes tell it and the run takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of the training is done; `epochs` is how many there will be, where that is known."""
+
+    epoch: int
+    epochs: int | None
+    train_loss: float
+    validation_loss: float
+
+
+@dataclass(frozen=True)
+class FitDone:
+    """The training is published."""
+
+
+@dataclass(frozen=True)
+class CaseDone:
+    """The prediction of a case is published."""
+
+    case: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A step failed, of one case (`case`), of an arm (`arm`) with all its cases, or of one case of an arm.
+
+    `step`: "prepare", "fit", "load", "predict" or "pictures". `status`: "unreadable", "crashed" (raised or died),
+    "timeout", or "no_pictures".
+    """
+
+    step: str
+    case: str | None
+    status: str
+    message: str
+    traceback: str = ""
+    arm: str | None = None
+
+
+@dataclass(frozen=True)
+class PhaseDone:
+    """A phase ("fit" or "predict") ended: peak memory of it (bytes; children of the process included on the host)."""
+
+    phase: str
+    peak_host_bytes: int
+    peak_device_bytes: int | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+Event = Epoch | FitDone | CaseDone | Failed | PhaseDone

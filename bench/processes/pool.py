@@ -1,0 +1,243 @@
+"""A pool of worker processes: each opens one piece of work, then does one task of it at a time.
+
+What a worker sends back is small, never a volume. A task whose worker dies or is late is tried once more when nothing
+else is under way, and then given up with its status: no task pays for another. Every worker leads a process group of
+its own, dies with its parent, and inherits the run folder's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gtvbench.bench.processes.worker import Done, Failure, Opened, Told, Work
+
+_TICK_S = 0.5
+_TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a task told on its way."""
+
+    task: Any
+    event: Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a task ended: with what it gave, or why there is nothing."""
+
+    task: Any
+    value: Any = None
+    failure: Failure | None = None
+
+
+@dataclass
+class _Attempt:
+    task: Any
+    number: int = 1
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    link: Connection
+    at_hand: _Attempt | None = None
+    #: Since when it computes what is at hand; None while it opens the work.
+    since: float | None = None
+    opened: bool = False
+
+
+def _one() -> int:
+    return 1
+
+
+@dataclass
+class Pool:
+    """Workers for one piece of work, started as they are needed and ended by `close` (or `with`).
+
+    `limit` says how many may be at work now, and is asked whenever a task is handed out. `timeout_s` is the time that a
+    task may compute between two events of it; opening the work does not count. What workers print goes to `log`, or
+    nowhere. `attempts` 1: a task whose worker dies is given up at once.
+    """
+
+    work: Work
+    what: str
+    lock: int | None = None
+    log: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limit: Callable[[], int] = _one
+    timeout_s: float | None = None
+    attempts: int = 2
+    workers: list[_Worker] = field(default_factory=list)
+    #: Largest memory (bytes) of one worker and its children so far.
+    peak_bytes: int = 0
+    #: Most workers at once so far.
+    most: int = 0
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every worker, and what it started; one that is at work is killed."""
+        for worker in list(self.workers):
+            self._dismiss(worker, kill=worker.at_hand is not None)
+
+    def run(self, tasks: Iterable[Any]) -> Generator[Event | Result]:
+        """Do the tasks, handed out in their order; events and results as they come."""
+        waiting, again = [_Attempt(task) for task in tasks], list[_Attempt]()
+        while waiting or again or self._busy():
+            self._hand_out(waiting, self.limit() if waiting else 1)
+            if not self._busy():
+                self._hand_out(again, 1)
+            for worker in self._heard():
+                yield from self._take(worker, again)
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.at_hand is not None]
+
+    def _hand_out(self, attempts: list[_Attempt], limit: int) -> None:
+        while attempts and len(self._busy()) < limit:
+            idle = next((w for w in self.workers if w.at_hand is None), None)
+            worker = idle or self._start()
+            worker.at_hand = attempts.pop(0)
+            worker.since = time.monotonic() if worker.opened else None
+            with suppress(OSError):  # it died while it was idle: reading from it will tell
+                worker.link.send(worker.at_hand.task)
+        for worker in [w for w in self.workers if w.at_hand is None and len(self.workers) > limit]:
+            self._dismiss(worker)
+
+    def _heard(self) -> list[_Worker]:
+        """Workers that said something, ended, or are late; waits for one, and looks at memory while it waits."""
+        while True:
+            ready = wait([worker.link for worker in self._busy()], _TICK_S)
+            found = [worker for worker in self._busy() if worker.link in ready or self._late(worker)]
+            self.peak_bytes = max([self.peak_bytes, *(_resident(worker.process.pid) for worker in self._busy())])
+            if found:
+                return found
+
+    def _late(self, worker: _Worker) -> bool:
+        return (
+            self.timeout_s is not None and worker.since is not None and time.monotonic() - worker.since > self.timeout_s
+        )
+
+    def _take(self, worker: _Worker, again: list[_Attempt]) -> Generator[Event | Result]:
+        attempt = worker.at_hand
+        assert attempt is not None
+        try:
+            if not worker.link.poll() and self._late(worker):
+                raise TimeoutError
+            message = worker.link.recv()
+        except (EOFError, OSError) as error:
+            late = isinstance(error, TimeoutError)
+            opening = worker.since is None
+            code = self._dismiss(worker, kill=late)
+            told = f"stopped after {self.timeout_s:g} s" if late else ended(code, self.what)
+            if attempt.number < self.attempts:
+                again.append(_Attempt(attempt.task, attempt.number + 1))
+                return
+            told += ", twice" if attempt.number > 1 else ""
+            failure = Failure("timeout" if late else "crashed", told, self._tail(), opening=opening)
+            yield Result(attempt.task, None, failure)
+            return
+        if isinstance(message, Opened):
+            worker.opened, worker.since = True, time.monotonic()
+        elif isinstance(message, Told):
+            worker.since = time.monotonic()
+            yield Event(attempt.task, message.event)
+        else:
+            assert isinstance(message, Done | Failure)
+            opening = worker.since is None
+            worker.at_hand = worker.since = None
+            if opening:  # the work could not be opened: this worker is of no use
+                self._dismiss(worker)
+            if isinstance(message, Done):
+                self.peak_bytes = max(self.peak_bytes, message.peak_bytes)
+                yield Result(attempt.task, message.value)
+            else:
+                yield Result(attempt.task, None, message)
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        passed = [theirs.fileno(), *([self.lock] if self.lock is not None else [])]
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+        with (self.log or Path(os.devnull)).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gtvbench.bench.processes.worker", str(theirs.fileno()), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log if self.log is not None else None,
+                pass_fds=passed,
+                start_new_session=True,
+                env={**self.environment, **os.environ},
+            )
+        theirs.close()
+        worker = _Worker(process, Connection(ours.detach()))
+        self.workers.append(worker)
+        self.most = max(self.most, len(self.workers))
+        with suppress(OSError):
+            worker.link.send(self.work)
+        return worker
+
+    def _dismiss(self, worker: _Worker, kill: bool = False) -> int:
+        """End a worker, which goes by itself when nobody listens, and whatever it started; return its exit code."""
+        self.workers.remove(worker)
+        worker.link.close()
+        if kill:
+            kill_group(worker.process.pid)
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(5)
+        kill_group(worker.process.pid)
+        code = worker.process.wait()
+        if worker.process.stdin is not None:
+            worker.process.stdin.close()
+        return code
+
+    def _tail(self) -> str:
+        try:
+            return self.log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if self.log is not None else ""
+        except OSError:
+            return ""
+
+
+def kill_group(pid: int) -> None:
+    """End a process that leads a group, and every process it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def ended(code: int, what: str) -> str:
+    """How a process ended, in words: its exit code, or the signal that killed it."""
+    if code >= 0:
+        return f"the {what} ended with exit code {code}"
+    name = signal.Signals(-code).name
+    hint = "; the system kills a process that takes too much memory this way" if name == "SIGKILL" else ""
+    return f"the {what} was killed by {name}{hint}"
+
+
+def _resident(pid: int) -> int:
+    """Bytes that a process and its children have resident; what they share counts for each."""
+    total = 0
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += each.memory_info().rss
+    return total
