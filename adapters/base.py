@@ -109,7 +109,7 @@ class Adapter(ABC):
 
     @classmethod
     def skip(cls, options: Any, cohort: CohortFacts) -> str | None:
-        """Why the method cannot run, or None: a library that is missing on this machine, a cohort that it does not suit.
+        """Why the method cannot run, or None: a library that is missing here, a cohort that it does not suit.
 
         Under `all` the method is then skipped with this reason; where it was named, the reason is an error. Be quick.
         """

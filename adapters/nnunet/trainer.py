@@ -20,7 +20,12 @@ from gtvbench.bench.core.errors import BenchError
 LATEST, BEST, FINAL = "checkpoint_latest.pth", "checkpoint_best.pth", "checkpoint_final.pth"
 
 Record = Callable[..., None]
-_NUMBERS = [type(np.dtype(name)) for name in ("float32", "float64", "int64")]
+#: What NumPy's numbers, of which nnU-Net's log is full, are pickled with: their maker, and their types.
+_NUMBERS: list[Any] = [
+    np.float64(0).__reduce__()[0],
+    np.dtype,
+    *(type(np.dtype(n)) for n in ("float32", "float64", "int64")),
+]
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def trainer_of(base: type[Any]) -> type[Any]:
 
 def read_checkpoint(path: Path, device: str = "cpu") -> dict[str, Any]:
     """A checkpoint of nnU-Net, its tensors on `device` ("meta": unread), without running any code that it may hold."""
-    with torch.serialization.safe_globals([np.dtype, np._core.multiarray.scalar, *_NUMBERS]):
+    with torch.serialization.safe_globals(_NUMBERS):
         try:
             found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as error:

@@ -77,7 +77,7 @@ def finished(kept_run: Path, execute: Execute, tmp_path: Path) -> Ready:
 
 PLUGIN = '''
 """Methods for tests: quick to import, without torch."""
-import json, os, re, signal, sys, time
+import json, os, random, re, signal, sys, time
 import numpy as np
 from gtvbench.adapters.base import Needs, Options, VolumeMethod
 from gtvbench.adapters.slices import SliceMethod
@@ -134,12 +134,21 @@ class Sleeper(SliceMethod):
         return [np.zeros((len(b), *embeddings.shape[1:3]), np.float32) for b in boxes]
 
 class Broken(VolumeMethod):
-    """Dies in the way that its option names."""
+    """Breaks in the way that its option names: in every case, or in one, or in one for the first time only."""
     needs = Needs(fusions=("ct-only",))
     class Options(Options):
         how: str = "crash"
+        case: str = ""
+        once: str = ""
+    def load(self, fit):
+        if self.context.options.how == "load":
+            raise OSError("no such weights")
     def segment(self, images, prompts):
-        how = self.context.options.how
+        how, case, once = self.context.options.how, self.context.options.case, self.context.options.once
+        if case not in ("", images.case) or (once and os.path.exists(once)):
+            return (images.raw("CT") > 0).astype(np.uint8)
+        if once:
+            open(once, "w").close()
         if how == "crash":
             os.abort()
         if how == "hang":
@@ -148,19 +157,50 @@ class Broken(VolumeMethod):
             return np.zeros((1, 2, 3), np.uint8)
         if how == "label":
             return np.full(images.grid.shape, 77, np.uint8)
+        if how == "nothing":
+            return None
         raise ValueError("no luck")
+
+class Dice(VolumeMethod):
+    """Draws its answer from torch, which it imports when it is loaded, and from nobody's seed but the harness's."""
+    needs = Needs(fusions=("ct-only",))
+    def load(self, fit):
+        import torch
+        self.rand = torch.rand
+    def segment(self, images, prompts):
+        shape = images.grid.shape
+        drawn = self.rand(shape).numpy() + np.random.random(shape) + random.random()
+        return (drawn > 1.5).astype(np.uint8)
+
+class Clicked(VolumeMethod):
+    """Takes what nobody draws."""
+    needs = Needs(prompts=("click",), fusions=("ct-only",))
+    def segment(self, images, prompts):
+        raise AssertionError
+
+class NeedsPet(VolumeMethod):
+    """Cannot do without PET, nor with fewer than three patients to be trained on."""
+    needs = Needs(modalities=("PET",), fusions=("ct-only",))
+    @classmethod
+    def skip(cls, options, cohort):
+        return None if cohort.patients.get("train", 0) > 2 else "it needs three patients to be trained on"
+    def segment(self, images, prompts):
+        raise AssertionError
 '''
 
 
 @pytest.fixture(scope="session")
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that, on PYTHONPATH, is an installed package with three methods."""
+    """A folder that, on PYTHONPATH, is an installed package with six methods."""
     folder = tmp_path_factory.mktemp("plugins")
     (folder / "gtvbench_test_methods.py").write_text(PLUGIN)
     info = folder / "gtvbench_test_methods-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gtvbench-test-methods\nVersion: 1.0\n")
-    names = {"learned-threshold": "Threshold", "sleeper": "Sleeper", "broken": "Broken"}
+    names = {
+        "learned-threshold": "Threshold", "sleeper": "Sleeper", "broken": "Broken", "dice": "Dice",
+        "clicked": "Clicked", "needs-pet": "NeedsPet",
+    }  # fmt: skip
     lines = [f"{name} = gtvbench_test_methods:{cls}" for name, cls in names.items()]
     (info / "entry_points.txt").write_text("[gtvbench.adapters]\n" + "\n".join(lines) + "\n")
     return folder

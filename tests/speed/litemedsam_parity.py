@@ -29,6 +29,7 @@ import numpy.typing as npt
 import torch
 
 from gtvbench.adapters.base import Context
+from gtvbench.adapters.litemedsam.inference import computes_bfloat16
 from gtvbench.adapters.litemedsam.options import ImageOptions
 from gtvbench.adapters.litemedsam.zero_shot import ZeroShot
 from gtvbench.bench.core.cases import Images
@@ -108,7 +109,7 @@ def variants() -> dict[str, dict[str, Any]]:
     """What this machine can compute the encoder with."""
     found: dict[str, dict[str, Any]] = {"torch": {"backend": "torch"}, "openvino": {"backend": "openvino"}}
     rough = {"backend": "openvino", "precision": "bfloat16"}
-    if ZeroShot.unavailable(ImageOptions(**rough)) is None:
+    if computes_bfloat16():
         found["openvino bfloat16"] = rough
     return found
 

@@ -18,7 +18,7 @@ from gtvbench.adapters.litemedsam.fine_tuned import FineTuned, FineTuneOptions
 from gtvbench.adapters.litemedsam.model import LiteMedSAM
 from gtvbench.adapters.litemedsam.options import Train
 from gtvbench.adapters.litemedsam.zero_shot import ImageOptions, ZeroShot
-from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.cases import CohortFacts, Images, TrainingCase
 from gtvbench.bench.core.errors import StudyError, WeightsError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import draw_prompts, policy_from
@@ -78,13 +78,16 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> TrainingCase:
     return TrainingCase(Images("P1", folder), folder / "label.npy", prompts)
 
 
+ANY = CohortFacts(("CT",), STRUCTURES, {})
+
+
 def context(options: Any, weights: Path | None) -> Context:
     return Context(options, STRUCTURES, "ct-only", ("CT",), "cpu", 11, weights, Path())
 
 
 def test_zero_shot_segments_the_prompted_slices_within_the_grid(method: ZeroShot, case: TrainingCase) -> None:
     clock = Silent()
-    method.warm_up(case.images, case.prompts, clock)
+    method.throughput(case.images, case.prompts, clock)
     label = method.predict(case.images, case.prompts, clock)
     assert label.shape == (4, 40, 30) and label.dtype == np.uint8
     assert set(np.unique(label)) <= {0, 1, 2} and not label[3].any()
@@ -153,9 +156,9 @@ def test_bfloat16_is_refused_before_any_work_where_the_processor_has_none(monkey
 
     monkeypatch.setattr(inference, "_core", Core)
     monkeypatch.setattr(zero_shot, "has_accelerator", lambda: False)
-    assert "float32" in str(ZeroShot.unavailable(ImageOptions(precision="bfloat16")))
-    assert ZeroShot.unavailable(ImageOptions(precision="bfloat16", backend="torch")) is None
-    assert ZeroShot.unavailable(ImageOptions()) is None
+    assert "float32" in str(ZeroShot.skip(ImageOptions(precision="bfloat16"), ANY))
+    assert ZeroShot.skip(ImageOptions(precision="bfloat16", backend="torch"), ANY) is None
+    assert ZeroShot.skip(ImageOptions(), ANY) is None
 
 
 def test_missing_weights_are_an_error_with_a_remedy() -> None:

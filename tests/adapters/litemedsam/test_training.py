@@ -137,11 +137,27 @@ def test_losses_are_low_for_the_mask_itself_and_never_nan() -> None:
     assert float(training_loss(-logits, iou, masks)) > 5
 
 
+class Losses:
+    """A recorder that keeps nothing but losses."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, tuple[float, float]] = {}
+
+    def ready(self) -> None:
+        pass
+
+    def saved(self) -> None:
+        pass
+
+    def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
+        self.epochs[epoch] = (train_loss, validation_loss)
+
+
 def run(built: FineTuning) -> tuple[dict[int, tuple[float, float]], dict[str, Tensor]]:
-    epochs: dict[int, tuple[float, float]] = {}
-    facts = built.run(lambda epoch, *losses: epochs.update({epoch: losses}))
+    losses = Losses()
+    facts = built.run(losses)
     assert facts["epochs"] == built.protocol.epochs
-    return epochs, read_tensors(built.folder / BEST_FILE)
+    return losses.epochs, read_tensors(built.folder / BEST_FILE)
 
 
 class KilledError(Exception):

@@ -21,11 +21,11 @@ from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files.nifti import write_volume
 from gtvbench.bench.files.progress import Display
 from gtvbench.bench.prepare import crew as preparing
-from gtvbench.bench.prepare import crew_worker
 from gtvbench.bench.prepare.cases import prepare_key
 from gtvbench.bench.prepare.check import check_study
 from gtvbench.bench.prepare.crew import Crew, available_memory, input_bytes
-from gtvbench.bench.prepare.crew_worker import Task
+from gtvbench.bench.prepare.patients import Task
+from gtvbench.bench.processes import worker
 from gtvbench.bench.study.arms import plan_arms
 from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import PreparationOptions, Study
@@ -173,7 +173,7 @@ def readers() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and crew_worker.__name__ in process.cmdline():
+            if process.status() != psutil.STATUS_ZOMBIE and worker.__name__ in process.cmdline():
                 found.append(process)
         except psutil.Error:
             continue
@@ -239,7 +239,7 @@ def test_memory_bounds_the_workers_by_what_a_patient_took(cohort: Path, monkeypa
     crew._cores, crew._budget = 16, 8.0 * 2**30
     allowed = []
     for peak in (0, 2**30, 20 * 2**30):  # none measured yet: 3 GB each
-        crew.peak_bytes = peak
+        crew.pool.peak_bytes = peak
         allowed.append(crew.allowed())
     assert allowed == [2, 6, 1]
     assert crew._alone(tasks)  # so small that no process is worth its start

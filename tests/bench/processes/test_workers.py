@@ -3,13 +3,19 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import yaml
+
+from gtvbench.bench.files.nifti import read_volume
+from gtvbench.bench.privacy.policy import is_shareable
+from gtvbench.bench.processes.recorder import EpochTable
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
 
@@ -42,6 +48,7 @@ BROKEN = {
     "shape": ("crashed", "instead of a label map"),
     "label": ("crashed", "unknown label values [77]"),
     "raise": ("crashed", "ValueError: no luck"),
+    "nothing": ("crashed", "returned NoneType instead of a label map"),
 }
 
 
@@ -61,6 +68,78 @@ def test_broken_methods_leave_rows_and_the_others_standing(execute: Execute) -> 
     assert (dsc.loc[dsc["arm"] == "box-fill", "value"] > 0).all()
     arms = {arm["arm"]: arm["status"] for arm in json.loads((run.folder / "arms.json").read_text())}
     assert arms == {f"{how}.ct-only": "failed" for how in BROKEN} | {"box-fill": "complete"}
+
+
+@pytest.mark.usefixtures("with_plugins")
+@pytest.mark.parametrize("how", ["crash", "hang"])
+def test_one_deadly_case_of_many_costs_itself_alone(execute: Execute, how: str) -> None:
+    split = {"counts": {"test": 4}}
+    (first, deadly, *_), methods = _cases(execute, split), {}
+    for name, case in (("first", first), ("second", deadly)):
+        methods[name] = {"method": "broken", "how": how, "case": case}
+    outcome, run = execute([*methods], methods=methods, split=split, timing={"case-timeout-s": 1.5})
+    assert outcome.exit_code == 3
+    status = {"crash": "crashed", "hang": "timeout"}[how]
+    failed = [(f["step"], f["arm"], f["case"], f["status"]) for f in outcome.failures]
+    assert failed == [("predict", "first.ct-only", first, status), ("predict", "second.ct-only", deadly, status)]
+    assert all("twice" in failure["message"] for failure in outcome.failures)
+    for name in methods:
+        assert len(list((run.store.arm_folder(f"{name}.ct-only") / "predictions").iterdir())) == 3
+
+
+def _cases(execute: Execute, split: dict[str, Any]) -> list[str]:
+    return execute(["box-fill"], folder="cases", split=split)[1].cohort.cases("test")
+
+
+@pytest.mark.usefixtures("with_plugins")
+def test_a_case_that_dies_once_is_predicted_at_the_second_attempt(execute: Execute, tmp_path: Path) -> None:
+    methods = {"broken": {"how": "crash", "once": str(tmp_path / "once")}}
+    outcome, _ = execute(["broken"], methods=methods)
+    assert outcome.exit_code == 0 and outcome.computed["predict"] == 2
+
+
+@pytest.mark.usefixtures("with_plugins")
+def test_a_method_that_cannot_be_loaded_fails_with_all_its_cases_at_the_step_of_that_name(execute: Execute) -> None:
+    outcome, _ = execute(["broken"], methods={"broken": {"how": "load"}})
+    (failure,) = outcome.failures
+    assert (failure["step"], failure["case"], failure["status"]) == ("load", None, "crashed")
+    assert "no such weights" in failure["message"]
+
+
+@pytest.mark.usefixtures("with_plugins")
+def test_every_generator_of_a_method_is_seeded_whatever_the_device_is_called(execute: Execute) -> None:
+    predicted = []
+    for folder, device, seed in (("one", "cpu", 11), ("two", "auto", 11), ("three", "cpu", 12)):
+        _, run = execute(["dice"], folder=folder, device=device, seed=seed)
+        files = sorted((run.store.arm_folder("dice.ct-only") / "predictions").iterdir())
+        predicted.append([read_volume(path).array for path in files])
+    assert all(np.array_equal(one, two) for one, two in zip(*predicted[:2], strict=True))
+    assert not any(np.array_equal(one, three) for one, three in zip(predicted[0], predicted[2], strict=True))
+
+
+@pytest.mark.usefixtures("with_plugins")
+def test_a_change_of_prompts_leaves_a_method_alone_that_sees_none(execute: Execute) -> None:
+    execute(["learned-threshold", "box-fill"], methods={"learned-threshold": {"epochs": 1, "seconds": 0.0}})
+    changed = {"prompts": {"policy": "tight"}, "methods": {"learned-threshold": {"epochs": 1, "seconds": 0.0}}}
+    outcome, _ = execute(["learned-threshold", "box-fill"], **changed)
+    assert (outcome.computed["fit"], outcome.computed["predict"]) == (0, 2)
+    assert outcome.computed["score"] == 4  # the slices that had a prompt are others now
+
+
+def test_an_epoch_resumed_in_its_middle_counts_all_its_time(tmp_path: Path) -> None:
+    origin, told = {"device_name": "cpu", "host": "a"}, list[Any]()
+    first = EpochTable(tmp_path, told.append, 2, origin)
+    time.sleep(0.2)
+    first.saved()
+    time.sleep(0.2)  # lost with the kill, and computed again
+    second = EpochTable(tmp_path, told.append, 2, origin | {"host": "b"})
+    second.ready()
+    second.epoch(0, 1.0, 2.0)
+    second.saved()
+    EpochTable(tmp_path, told.append, 2, origin).epoch(1, 1.0, 2.0)
+    table = pd.read_csv(tmp_path / "epochs.csv")
+    assert 0.2 <= table["seconds"][0] < 0.35 and table["seconds"][1] < 0.15
+    assert table["host"].tolist() == ["b", "a"] and [event.epoch for event in told] == [0, 1]
 
 
 STUDY = {
@@ -94,6 +173,20 @@ def run_study(folder: Path, out: str, kill: tuple[str, int, str] | None = None) 
     return done.returncode
 
 
+def _holds_lock(process: psutil.Process, folder: Path) -> bool:
+    return any(path == str(folder / ".lock") for path in _open_files(process))
+
+
+def _open_files(process: psutil.Process) -> list[str]:
+    folder = Path(f"/proc/{process.pid}/fd")
+    found = []
+    with suppress(OSError):
+        for link in folder.iterdir():
+            with suppress(OSError):
+                found.append(str(link.readlink()))
+    return found
+
+
 def workers_on(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
@@ -102,7 +195,7 @@ def workers_on(folder: Path) -> list[psutil.Process]:
             running = process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             continue
-        if running and "gtvbench.bench.processes.arm_worker" in line and str(folder) in line:
+        if running and "gtvbench.bench.processes.worker" in line and _holds_lock(process, folder):
             found.append(process)
     return found
 
@@ -126,6 +219,8 @@ def test_a_kill_at_any_point_loses_nothing_finished_and_changes_nothing(tmp_path
         while workers_on(run) and time.monotonic() < gone:
             time.sleep(0.05)
         assert workers_on(run) == [], f"{point}: a worker outlived its run"
+        told = [path for path in run.rglob("*") if path.is_file() and is_shareable(str(path.relative_to(run)))]
+        assert not [path for path in told if str(tmp_path).encode() in path.read_bytes()], f"{point}: a path is told"
         now = finished_steps(run)
         assert [name for name, stamp in kept.items() if now.get(name) != stamp] == [], f"computed again after {point}"
         kept = now

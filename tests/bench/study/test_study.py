@@ -121,6 +121,26 @@ def test_a_fusion_that_the_data_cannot_serve_is_a_stated_skip() -> None:
     assert {arm.fusion: arm.skip is None for arm in arms} == {"ct-only": True, "multimodal": False}
 
 
+@pytest.mark.usefixtures("with_plugins")
+def test_what_a_method_needs_and_the_data_or_the_version_lack_is_a_stated_skip_and_an_error_named() -> None:
+    reasons = {
+        "clicked.ct-only": "it takes prompts of the kind click; gtvbench draws box",
+        "needs-pet.ct-only": "it needs PET, which the data do not have",
+    }
+    arms = {arm.name: arm.skip for arm in plan_arms(study(), Path(), ["CT"], ["all"])}
+    assert {name: arms[name] for name in reasons} == reasons
+    for name, reason in reasons.items():
+        with pytest.raises(StudyError, match=reason):
+            plan_arms(study(), Path(), ["CT"], [name.partition(".")[0]])
+    cohort = open_cohort(
+        study(dataset={"source": "phantom", "patients": 4}, split={"counts": {"train": 3, "test": 1}}), Path()
+    )
+    (served,) = plan_arms(study(), Path(), ["CT", "PET"], ["needs-pet"], cohort.split)
+    assert served.skip is None
+    with pytest.raises(StudyError, match="three patients"):
+        plan_arms(study(), Path(), ["CT", "PET"], ["needs-pet"])
+
+
 def test_missing_weights_are_a_skip_under_all_and_an_error_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
