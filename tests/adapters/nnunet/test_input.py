@@ -20,9 +20,10 @@ from gtvbench.adapters.base import Context
 from gtvbench.adapters.nnunet import fitting, planning
 from gtvbench.adapters.nnunet.boxes import box_channels, groups
 from gtvbench.adapters.nnunet.dataset import DATASET, Layout
-from gtvbench.adapters.nnunet.method import Nnunet, NnunetBox
+from gtvbench.adapters.nnunet.method import NnunetBox
 from gtvbench.adapters.nnunet.options import NnunetBoxOptions
 from gtvbench.adapters.nnunet.predictor import Predictor
+from gtvbench.adapters.nnunet.trainer import read_checkpoint
 from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.geometry import Grid
@@ -108,6 +109,9 @@ class Recorder:
 
     def ready(self) -> None:
         assert not self.rows
+
+    def saved(self) -> None:
+        pass
 
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         self.rows.append((epoch, train_loss, validation_loss, extra))
@@ -206,10 +210,6 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     np.testing.assert_array_equal(seen[0][2], expected)
     np.testing.assert_array_equal(seen[0][0], case.images.raw("CT"))
     assert len(seen[0]) == 3
-    # Streaming gives the same label map.
-    ((name, streamed),) = list(method._streamed([(case.images, case.prompts, StageClock())]))
-    assert name == case.case
-    np.testing.assert_array_equal(streamed, label)
     case.reference.with_suffix(".away").rename(case.reference)
     # A case that is smaller than the patch, and of another spacing.
     small = write_case(tmp_path, "small", (4.0, 1.3, 1.3), 9, shape=(5, 20, 24))
@@ -217,21 +217,20 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     assert label.shape == (5, 20, 24) and set(np.unique(label)) <= {0, 1, 4}
 
 
-def test_a_failed_case_does_not_stop_the_stream(monkeypatch: pytest.MonkeyPatch, cohort: Cases) -> None:
-    method = Nnunet(context(NnunetBoxOptions.model_validate(SMALL)))
+def test_a_checkpoint_that_holds_code_is_refused_before_it_runs(tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Any, tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
 
-    def preprocessed(images: Images, prompts: Any, clock: Any) -> Any:
-        if images.case == "c1":
-            raise ValueError("no luck")
-        return images.case, {}
-
-    monkeypatch.setattr(method, "_preprocessed", preprocessed)
-    monkeypatch.setattr(method, "_logits", lambda data, clock: data)
-    monkeypatch.setattr(method, "_exported", lambda logits, properties, clock: logits)
-    tasks: Any = [(case.images, case.prompts, StageClock()) for case in cohort]
-    found = dict(method._streamed(tasks))
-    assert isinstance(found.pop("c1"), ValueError)
-    assert found == {"c0": "c0", "c2": "c2", "c3": "c3"}
+    safe = {"network_weights": {"w": torch.ones(2)}, "_best_ema": np.float32(0.5), "log": [np.float64(1), np.int64(2)]}
+    torch.save(safe, tmp_path / "safe.pth")
+    assert float(read_checkpoint(tmp_path / "safe.pth")["_best_ema"]) == 0.5
+    torch.save(safe | {"init_args": Code()}, tmp_path / "unsafe.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "safe.pth").read_bytes()[:300])
+    for name in ("unsafe.pth", "cut.pth"):
+        with pytest.raises(BenchError, match="damaged, or holds more than data"):
+            read_checkpoint(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.usefixtures("own_environment")

@@ -111,19 +111,19 @@ def test_surfaces_of_both_images_are_hidden_in_every_panel(store: Store) -> None
 
 def test_pictures_are_made_once_told_where_they_fail_and_gone_where_nothing_is_registered(store: Store) -> None:
     prepared, failed = publish(store), []
-    steps = PictureSteps(store, GTV, lambda *what: failed.append(what), hide_faces=True)
+    steps = PictureSteps(store, GTV, failed.append, hide_faces=True)
     steps.of_registrations(prepared)
     path = store.checkerboard("P", "T1w")
     content = path.read_bytes()
     assert content[:4] == b"RIFF" and steps.computed == 1 and not failed
     steps.of_registrations(prepared)
     assert steps.computed == 1
-    open_ = PictureSteps(store, GTV, lambda *what: failed.append(what))
+    open_ = PictureSteps(store, GTV, failed.append)
     open_.of_registrations(prepared)
     assert path.read_bytes() != content  # what may be seen is part of the key
     store.before_registration("P", "T1w").write_bytes(b"broken")
     steps.of_registrations(prepared)
-    assert [row[3] for row in failed] == ["no_pictures"]
+    assert [row.status for row in failed] == ["no_pictures"]
     assert not path.exists()
     steps.of_registrations(publish(store))
     assert path.exists()
