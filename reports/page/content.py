@@ -43,11 +43,11 @@ def content(run: FinishedRun, collected: Collected) -> dict[str, Any]:
     results = analyse(run, wide)
     volume = _with_intervals(summary[summary["scope"] == WHOLE_VOLUME], results)
     stability, contrasts, ranked = results.sensitivity, results.contrasts, results.rankings
-    costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
     metrics = results.options.primary_metrics
     collected.frame("status", results.status)
     absent = collected.frame("false_positives", results.false_positives)
     stages = collected.frame("timing", cost.stage_summary(run))
+    costs = cost.seconds_per_case(stages)
     for name, frame in {
         "scores": run.scores, "summary": summary, "sensitivity": stability, "contrasts": contrasts,
         "training": _all_epochs(run), "failures": _failures(run), "intervals": results.summary,
@@ -94,8 +94,8 @@ def content(run: FinishedRun, collected: Collected) -> dict[str, Any]:
             )
             for k, s in enumerate(run.structures)
         ],
-        "disturbed": cost.disturbed(run),
-        "times": time_figures(run, stages, costs, collected),
+        "disturbed": cost.disturbed(run, stages),
+        "times": time_figures(stages, collected),
         "epochs": epochs_table(collected.frame("epochs", cost.epoch_summary(run))),
         "prediction": prediction_table(stages),
         "stages": stages_table(stages),
@@ -147,7 +147,7 @@ def _repetitions(results: Results) -> list[Table]:
 def _score_section(
     run: FinishedRun,
     summary: pd.DataFrame,
-    costs: Mapping[str, float | None],
+    costs: Mapping[str, float],
     results: Results,
     structure: str,
     index: int,

@@ -60,7 +60,7 @@ def verdicts(
     summary: pd.DataFrame,
     differences: pd.DataFrame,
     ranked: Sequence[Mapping[str, Any]],
-    costs: Mapping[str, float | None],
+    costs: Mapping[str, float],
 ) -> list[Verdict]:
     """A verdict for each structure. `summary` holds the whole volume's rows, `differences` all pairs of arms."""
     found = []
@@ -265,19 +265,19 @@ def _unprompted(part: Mapping[str, Any], arms: Mapping[str, ArmRecord]) -> list[
     return [Point("Without a prompt", f"{which}: {best}, {number(part[best]['dsc_mean'], 3)}{failed}.")]
 
 
-def _cost(run: FinishedRun, best: Sequence[str], costs: Mapping[str, float | None]) -> list[Point]:
+def _cost(run: FinishedRun, best: Sequence[str], costs: Mapping[str, float]) -> list[Point]:
     lines, arms = [], {arm.name: arm for arm in run.arms}
     for name in best[:3]:
-        parts = [f"{duration(costs[name])} a slice"] if finite(costs.get(name)) else []
+        parts = [f"{duration(costs[name])} a case"] if name in costs else []
         if name in run.epochs:
             seconds = run.epochs[name]["seconds"]
             parts.append(f"{duration(float(seconds.sum()))} of training in {counted(len(seconds), 'epoch')}")
         if parts:
             lines.append((f"{name}: " if len(best) > 1 else "") + ", ".join(parts))
-    known = {n: float(c) for n, c in costs.items() if c is not None and n not in best and not arms[n].box_only}
+    known = {n: c for n, c in costs.items() if n not in best and not arms[n].box_only}
     if lines and known:
         fastest = min(known, key=lambda name: (known[name], name))
-        lines.append(f"fastest other arm, boxes apart: {fastest}, {duration(known[fastest])} a slice")
+        lines.append(f"fastest other arm, boxes apart: {fastest}, {duration(known[fastest])} a case")
     return [Point("Cost", "; ".join(lines) + ".")] if lines else []
 
 

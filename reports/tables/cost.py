@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pandas as pd
 
 from gtvbench.reports.analysis.cost import STAGES
@@ -12,9 +15,10 @@ from gtvbench.reports.text.numbers import ABSENT, duration, finite, gigabytes, n
 
 def epochs_table(table: pd.DataFrame) -> Table:
     """Times of training."""
+    device = _devices(table)
     rows = [
         row_of(
-            str(r["arm"]), duration(r["preparation_s"]), str(r["epochs"]), duration(r["first_epoch_s"]),
+            str(r["arm"]), *device(r), duration(r["preparation_s"]), str(r["epochs"]), duration(r["first_epoch_s"]),
             duration(r["median_s"]), duration(r["epochs_total_s"]),
             ABSENT if not finite(r["best_epoch"]) else f"{r['best_epoch']:.0f}",
             number(r["lowest_validation_loss"], 4), Cell(str(r["schedule"]), wordy=True),
@@ -22,39 +26,48 @@ def epochs_table(table: pd.DataFrame) -> Table:
         for r in table.to_dict("records")
     ]  # fmt: skip
     head = (
-        "Arm", "Preparation", "Epochs", "Epoch 0", "Later epochs, median", "All epochs", "Kept epoch", "Lowest loss",
-        "Schedule",
+        "Arm", *device(None), "Preparation", "Epochs", "Epoch 0", "Later epochs, median", "All epochs", "Kept epoch",
+        "Lowest loss", "Schedule",
     )  # fmt: skip
     return Table("epochs", "Training time; the loss is the validation loss", head, tuple(rows))
 
 
 def stages_table(table: pd.DataFrame) -> Table:
     """Times of prediction, every stage."""
+    device = _devices(table)
     rows = [
         row_of(
-            str(r["arm"]), Cell(STAGES[r["stage"]], wordy=True), str(r["n"]), duration(r["median_s"]),
+            str(r["arm"]), *device(r), Cell(STAGES[r["stage"]], wordy=True), str(r["n"]), duration(r["median_s"]),
             f"{duration(r['q1_s'])} to {duration(r['q3_s'])}", duration(r["p95_s"]),
         )
         for r in table.to_dict("records")
     ]  # fmt: skip
-    head = ("Arm", "Stage", "n", "median", "IQR", "95th percentile")
+    head = ("Arm", *device(None), "Stage", "n", "median", "IQR", "95th percentile")
     return Table("stages", "Every stage", head, tuple(rows))
 
 
 def prediction_table(table: pd.DataFrame) -> Table:
-    """Times of prediction, one row an arm: median and 95th percentile of its main stages."""
-    used = [stage for stage in ("slice", "box", "segment", "case") if (table["stage"] == stage).any()]
-    indexed = table.set_index(["arm", "stage"])
+    """Times of prediction, one row an arm and device: median and 95th percentile of its main stages, a case first."""
+    device = _devices(table)
+    used = [stage for stage in ("case", "slice", "box", "segment") if (table["stage"] == stage).any()]
     rows = []
-    for arm in dict.fromkeys(table["arm"].astype(str)):
-        cells = [arm]
+    for (arm, _), part in table.groupby(["arm", table["device"].fillna("")], sort=False):
+        timed = part.set_index("stage")
+        cells = [str(arm), *device(part.iloc[0])]
         for stage in used:
-            known = (arm, stage) in indexed.index
-            cells += [duration(indexed.loc[(arm, stage), c]) if known else ABSENT for c in ("median_s", "p95_s")]
+            known = stage in timed.index
+            cells += [duration(timed.loc[stage, c]) if known else ABSENT for c in ("median_s", "p95_s")]
         rows.append(row_of(*cells))
-    groups = (("", 1), *((STAGES[stage], 2) for stage in used))
-    head = ("Arm", *["median", "95th percentile"] * len(used))
+    head = ("Arm", *device(None), *["median", "95th percentile"] * len(used))
+    groups = (("", 1 + len(device(None))), *((STAGES[stage], 2) for stage in used))
     return Table("prediction", "Prediction time", head, tuple(rows), groups)
+
+
+def _devices(table: pd.DataFrame) -> Callable[[Any], list[Any]]:
+    """The cell of a row's device, or the head of that column (None); no cell where all was measured on one device."""
+    if table["device"].nunique() < 2:
+        return lambda row: []
+    return lambda row: ["Device"] if row is None else [Cell(str(row["device"] or ABSENT), wordy=True)]
 
 
 def resources_table(table: pd.DataFrame) -> Table:
@@ -65,15 +78,16 @@ def resources_table(table: pd.DataFrame) -> Table:
         rows.append(
             row_of(
                 str(r["arm"]), Cell(str(r["device"] or ABSENT), wordy=True), duration(r["load_s"]),
-                f"{r['warmup_calls']}", duration(r["first_call_s"]), f"{_rate(r['slices_per_s'])}{batch}",
-                _rate(r["boxes_per_s"]), gigabytes(r["peak_host_bytes"]), gigabytes(r["peak_device_bytes"]),
+                duration(r["warmup_s"]), f"{_rate(r['slices_per_s'])}{batch}", _rate(r["boxes_per_s"]),
+                *(gigabytes(r[f"{phase}peak_{where}_bytes"]) for phase in ("", "fit_") for where in ("host", "device")),
             )
         )  # fmt: skip
     head = (
-        "Arm", "Device", "Loading", "Warm-up calls", "First call", "Slices a second", "Boxes a second", "Peak memory",
-        "Peak on device",
+        "Arm", "Device", "Loading", "Warm-up", "Slices a second", "Boxes a second", "memory", "on device", "memory",
+        "on device",
     )  # fmt: skip
-    return Table("resources", "Loading, warm-up, batches and memory", head, tuple(rows))
+    groups = (("", 6), ("Peak, predicting", 2), ("Peak, training", 2))
+    return Table("resources", "Loading, warm-up, batches and memory", head, tuple(rows), groups)
 
 
 def _rate(value: object) -> str:
@@ -82,7 +96,7 @@ def _rate(value: object) -> str:
 
 def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
     """The numbers behind the training curves, and what else the method recorded (nnU-Net's pseudo-Dice)."""
-    more = [str(column) for column in table.columns if column not in EPOCH_COLUMNS]
+    more = [str(column) for column in table.columns if column not in (*EPOCH_COLUMNS, "device", "host")]
     rows = [
         row_of(
             str(int(r["epoch"])),

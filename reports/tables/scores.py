@@ -36,9 +36,9 @@ def arms_table(run: FinishedRun) -> Table:
 
 
 def score_table(
-    run: FinishedRun, summary: pd.DataFrame, structure: str, scope: str, costs: Mapping[str, float | None], name: str
+    run: FinishedRun, summary: pd.DataFrame, structure: str, scope: str, costs: Mapping[str, float], name: str
 ) -> Table:
-    """Scores of one structure and scope, one row an arm; `costs` are seconds for one slice."""
+    """Scores of one structure and scope, one row an arm; `costs` are seconds for one case."""
     part = summary[(summary["structure"] == structure) & (summary["scope"] == scope)]
     best = {
         column: set(best_arms(part, structure, column, lowest)) if len(part) > 1 else set()
@@ -78,7 +78,7 @@ def score_table(
     )  # fmt: skip
     head = (
         "Arm", "n", "failed", "mean ± SD", "median", "IQR", "min", "aggregated", "median, mm", "failed",
-        f"mean, at {tolerance:g} mm" if tolerance is not None else "mean", "median, mm", "mean, mL", "per slice",
+        f"mean, at {tolerance:g} mm" if tolerance is not None else "mean", "median, mm", "mean, mL", "per case",
     )  # fmt: skip
     where = "whole volume" if scope == "volume" else "prompted slices only"
     return Table(name, f"{structure}, {where}", head, tuple(rows), groups)

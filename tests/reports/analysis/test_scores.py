@@ -13,6 +13,7 @@ from gtvbench.bench.core.scores import METRICS
 from gtvbench.reports.analysis import cost
 from gtvbench.reports.analysis import scores as tables
 from gtvbench.reports.run.load import read_run
+from gtvbench.reports.tables.cost import prediction_table
 
 ARMS, STRUCTURES = ["one", "two"], ["GTV-T"]
 NAN = float("nan")
@@ -155,17 +156,25 @@ def test_times_keep_first_epoch_warm_up_and_batches_apart(whole: Path) -> None:
     assert stages.loc[(arm, "encode"), "median_s"] == timing.loc[timing["stage"] == "encode", "seconds"].median()
     assert stages.loc[(arm, "slice"), "n"] == 48
     row = cost.resources(run).set_index("arm").loc[arm]
-    assert (row["warmup_calls"], row["first_call_s"], row["batch_slices"]) == (3, 0.21, 8)
+    assert (row["warmup_s"], row["batch_slices"]) == (pytest.approx(0.44), 8)
     assert row["slices_per_s"] == pytest.approx(8 / 0.12)
     assert row["boxes_per_s"] == pytest.approx(11 / 0.12)
 
 
-def test_a_volume_method_is_timed_by_the_slices_of_its_grid(tmp_path: Path) -> None:
-    writer = RunWriter(patients=2)
-    case, other = writer.cases
-    rows = [(case, -1, "segment", 0, 1.0), (case, -1, "case", 0, 2.4), (other, -1, "segment", 0, 1.0)]
-    rows.append((other, -1, "case", 0, 4.8))
-    writer.timing["box-fill"] = pd.DataFrame(rows, columns=["case", "slice", "stage", "boxes", "seconds"])
+def test_times_of_two_devices_are_never_pooled(tmp_path: Path) -> None:
+    writer = RunWriter(patients=4)
+    columns = ["case", "slice", "stage", "boxes", "seconds", "device", "host"]
+    places = [("CPU", "a"), ("CPU", "a"), ("GPU", "b"), ("GPU", "b")]
+    rows = [
+        (case, -1, "case", 0, 10.0 + k if device == "CPU" else 1.0 + k, device, host)
+        for k, (case, (device, host)) in enumerate(zip(writer.cases, places, strict=True))
+    ]
+    writer.timing["box-fill"] = pd.DataFrame(rows, columns=columns)
     run = read_run(writer.write(tmp_path / "run"))
-    assert cost.seconds_per_slice(run, "box-fill") == pytest.approx(0.15)
-    assert cost.seconds_per_slice(run, "nobody") is None
+    stages = cost.stage_summary(run)
+    own = stages[(stages["arm"] == "box-fill") & (stages["stage"] == "case")]
+    assert own.set_index("device")["median_s"].to_dict() == {"CPU (machine a)": 10.5, "GPU (machine b)": 3.5}
+    per_case = cost.seconds_per_case(stages)
+    assert "box-fill" not in per_case and "box-ellipse" in per_case
+    table = prediction_table(stages)
+    assert [cell.text for cell in table.rows[0]][:2] == ["box-fill", "CPU (machine a)"]

@@ -18,7 +18,7 @@ def of(folder: Path) -> list[verdict.Verdict]:
     wide = scores.wide_scores(run.scores)
     arms = [arm.name for arm in run.scored_arms]
     summary = scores.score_summary(wide, WHOLE_VOLUME, arms, run.structures)
-    costs = {arm: cost.seconds_per_slice(run, arm) for arm in arms}
+    costs = cost.seconds_per_case(cost.stage_summary(run))
     found = contrasts.contrasts(run, wide)
     return verdict.verdicts(run, wide, summary, found, contrasts.rankings(run, wide), costs)
 
@@ -47,7 +47,7 @@ def test_a_clear_lead_over_many_patients_is_named_with_its_size(tmp_path: Path) 
     assert "after Holm over all pairs" in said(tumour, "Lead")
     assert said(tumour, "Told apart").startswith("From all 5 other arms")
     assert "First in 100 %" in said(tumour, "How sure")
-    assert "a slice" in said(tumour, "Cost")
+    assert "a case" in said(tumour, "Cost")
     assert "training in 8 epochs" in said(tumour, "Cost")
 
 
