@@ -7,6 +7,11 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class ArmStarted:
+    """An arm's first event."""
+
+
+@dataclass(frozen=True)
 class Epoch:
     """An epoch of the training is done; `epochs` is how many there will be, where that is known."""
 
@@ -54,4 +59,9 @@ class PhaseDone:
     origin: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Epoch | FitDone | CaseDone | Failed | PhaseDone
+@dataclass(frozen=True)
+class ArmDone:
+    """Nothing more will happen to the arm in this run."""
+
+
+Event = ArmStarted | Epoch | FitDone | CaseDone | Failed | PhaseDone | ArmDone

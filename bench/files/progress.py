@@ -7,8 +7,8 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -34,40 +34,16 @@ def set_up_logging(mode: Mode) -> None:
     LOGGER.propagate = False
 
 
-class Display:
-    """Shows phases of work; one bar at a time on a terminal, a line a phase elsewhere."""
+class Bar:
+    """One phase of work as it is shown: a bar on a terminal, a line at its start and its end elsewhere."""
 
-    def __init__(self, mode: Mode = "auto") -> None:
-        self._console = Console(stderr=True)
-        self._bars = mode == "auto" and self._console.is_terminal
-        self._progress: Progress | None = None
-        self._task: Any = None
-
-    @contextmanager
-    def phase(self, name: str, total: int) -> Iterator[None]:
-        """A phase of `total` units of work."""
-        start = time.monotonic()
-        if not self._bars:
+    def __init__(self, name: str, total: int, progress: Progress | None) -> None:
+        self._name, self._progress = name, progress
+        self._start = time.monotonic()
+        if progress is None:
             LOGGER.info("%s (%d)", name, total, extra={"facts": {"phase": name, "total": total}})
-            yield
         else:
-            columns = (
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            with Progress(*columns, console=self._console, transient=True) as self._progress:
-                self._task = self._progress.add_task(name, total=total, note="")
-                try:
-                    yield
-                finally:
-                    self._progress = None
-        seconds = time.monotonic() - start
-        facts = {"phase": name, "seconds": round(seconds, 3), "finished": True}
-        LOGGER.info("%s: done in %.1f s", name, seconds, extra={"facts": facts})
+            self._task = progress.add_task(name, total=total, note="")
 
     def advance(self, note: str = "", steps: int = 1) -> None:
         """One unit is done; `note` is shown beside the bar."""
@@ -75,3 +51,40 @@ class Display:
             self._progress.update(self._task, advance=steps, note=note)
         elif note:
             LOGGER.info("  %s", note)
+
+    def finish(self) -> None:
+        """The phase is over."""
+        if self._progress is not None:
+            self._progress.remove_task(self._task)
+        seconds = time.monotonic() - self._start
+        facts = {"phase": self._name, "seconds": round(seconds, 3), "finished": True}
+        LOGGER.info("%s: done in %.1f s", self._name, seconds, extra={"facts": facts})
+
+
+class Display:
+    """Shows phases of work, several at a time where they run beside each other."""
+
+    def __init__(self, mode: Mode = "auto") -> None:
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        if mode == "auto" and self._console.is_terminal:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+                transient=True,
+            )
+
+    @contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Bar]:
+        """A phase of `total` units of work."""
+        with ExitStack() as stack:
+            if self._progress is not None and not self._progress.live.is_started:
+                stack.enter_context(self._progress)
+            bar = Bar(name, total, self._progress)
+            yield bar
+        bar.finish()

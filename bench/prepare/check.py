@@ -36,10 +36,10 @@ def check_study(study: Study, base: Path, display: Display) -> CheckResult:
     crew = Crew(cohort.job("check", study, base), study.preparation)
     results: dict[str, Result] = {}
     tasks = [Task(entry) for entry in cohort.used]
-    with display.phase("Reading patients", len(tasks)), closing(crew.results(tasks)) as found:
+    with display.phase("Reading patients", len(tasks)) as bar, closing(crew.results(tasks)) as found:
         for result in found:
             results[result.case] = result
-            display.advance(result.case if result.error is None else "")
+            bar.advance(result.case if result.error is None else "")
     findings: list[Finding] = []
     facts = []
     notes: dict[str, tuple[str, ...]] = {}

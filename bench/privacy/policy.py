@@ -72,6 +72,7 @@ def shareable_study(study: Study, base: Path) -> str:
     for entry in data.get("methods", {}).values():
         weights = entry.pop("weights", None)
         entry |= without_paths(entry, base) | ({} if weights is None else {"weights": Path(weights).name})
+    data["engine"] = {"kind": data["engine"]["kind"]}  # a machine, a queue, an account: nobody else's business
     if data["split"].get("file"):
         data["split"]["file"] = HIDDEN
     if len(Path(data["output"]).parts) != 1 or data["output"].startswith(("/", "~", "..")):

@@ -74,6 +74,16 @@ class FitTask:
 
 
 @dataclass(frozen=True)
+class ArmWork:
+    """What is missing of an arm: its training (None: done, or there is none), and cases. `timeout_s` is for a case."""
+
+    arm: ArmJob
+    fit: FitTask | None
+    items: tuple[Item, ...]
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
 class FitWork:
     """The work of the process that trains an arm."""
 

@@ -1,13 +1,14 @@
-"""Engine `local`: one process trains an arm and another predicts with it, watched, restarted after a death."""
+"""An arm on this machine: one process trains it and another predicts with it, watched, restarted after a death."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Generator, Mapping
 
 from gtvbench.bench.core.events import CaseDone, Event, Failed, FitDone, PhaseDone
+from gtvbench.bench.files.store import Store
 from gtvbench.bench.processes import pool
-from gtvbench.bench.processes.arm import ArmJob, FitTask, FitWork, Item, PredictWork
+from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitWork, PredictWork
 from gtvbench.bench.processes.worker import Failure
 
 #: Set for a method's process unless the user sets the same variable (GNU's OpenMP and C library; others ignore them).
@@ -19,51 +20,50 @@ PATIENT = {"GOMP_SPINCOUNT": "10000", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRE
 
 
 def run_arm(
-    arm: ArmJob,
-    fit: FitTask | None,
-    items: Sequence[Item],
-    lock: int,
-    log: Path,
-    timeout_s: float | None,
-    on_event: Callable[[Event], None],
-) -> None:
-    """Train where asked, then predict every item; what happens is told to `on_event`.
+    work: ArmWork, lock: int | None, environment: Mapping[str, str], stopped: Callable[[], bool] = lambda: False
+) -> Generator[Event]:
+    """Train where asked, then predict every item; yields what happens.
 
     A training that dies is a failure of the arm; it goes on from its last checkpoint when the study is run again. A
-    case that dies or takes longer than `timeout_s` is tried once more when the others are done. A method that raises or
-    dies while it is loaded fails with all its cases.
+    case that dies or takes longer than its time is tried once more when the others are done. A method that raises or
+    dies while it is loaded fails with all its cases. `environment` is added to that of the processes; where `stopped`
+    comes true they are ended.
     """
+    arm, log = work.arm, Store(work.arm.run).arm_folder(work.arm.name) / "log.txt"
 
-    def processes(work: FitWork | PredictWork, attempts: int, seconds: float | None) -> pool.Pool:
-        return pool.Pool(work, "arm's process", lock, log, PATIENT, timeout_s=seconds, attempts=attempts)
+    def processes(of: FitWork | PredictWork, attempts: int, seconds: float | None) -> pool.Pool:
+        return pool.Pool(
+            of, "arm's process", lock, log, {**PATIENT, **os.environ, **environment}, timeout_s=seconds,
+            attempts=attempts, stopped=stopped,
+        )  # fmt: skip
 
-    if fit is not None:
+    if work.fit is not None:
         with processes(FitWork(arm), 1, None) as workers:
-            for found in workers.run([fit]):
+            for found in workers.run([work.fit]):
                 if isinstance(found, pool.Event):
-                    on_event(found.event)
+                    yield found.event
                 elif found.failure is not None:
-                    on_event(_failed(arm, "fit", None, found.failure))
+                    yield _failed(arm, "fit", None, found.failure)
                     return
                 else:
-                    on_event(FitDone())
-                    on_event(PhaseDone("fit", workers.peak_bytes, **found.value))
+                    yield FitDone()
+                    yield PhaseDone("fit", workers.peak_bytes, **found.value)
     last = None
-    with processes(PredictWork(arm), 2, timeout_s) as workers:
-        for found in workers.run(items):
+    with processes(PredictWork(arm), 2, work.timeout_s) as workers:
+        for found in workers.run(work.items):
             if isinstance(found, pool.Event):
                 continue
             failure = found.failure
             if failure is not None and failure.opening:
-                on_event(_failed(arm, "load", None, failure))
+                yield _failed(arm, "load", None, failure)
                 return
             if failure is not None:
-                on_event(_failed(arm, "predict", found.task.case, failure))
+                yield _failed(arm, "predict", found.task.case, failure)
             else:
                 last = found.value
-                on_event(CaseDone(found.task.case))
+                yield CaseDone(found.task.case)
         if last is not None:
-            on_event(PhaseDone("predict", workers.peak_bytes, **last))
+            yield PhaseDone("predict", workers.peak_bytes, **last)
 
 
 def _failed(arm: ArmJob, step: str, case: str | None, failure: Failure) -> Failed:

@@ -65,13 +65,18 @@ def _one() -> int:
     return 1
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass
 class Pool:
     """Workers for one piece of work, started as they are needed and ended by `close` (or `with`).
 
     `limit` says how many may be at work now, and is asked whenever a task is handed out. `timeout_s` is the time that a
     task may compute between two events of it; opening the work does not count. What workers print goes to `log`, or
-    nowhere. `attempts` 1: a task whose worker dies is given up at once.
+    nowhere. `attempts` 1: a task whose worker dies is given up at once. Where `stopped` comes true, `run` ends with
+    tasks undone. `environment` is added to that of this process.
     """
 
     work: Work
@@ -82,6 +87,7 @@ class Pool:
     limit: Callable[[], int] = _one
     timeout_s: float | None = None
     attempts: int = 2
+    stopped: Callable[[], bool] = _never
     workers: list[_Worker] = field(default_factory=list)
     #: Largest memory (bytes) of one worker and its children so far.
     peak_bytes: int = 0
@@ -102,7 +108,7 @@ class Pool:
     def run(self, tasks: Iterable[Any]) -> Generator[Event | Result]:
         """Do the tasks, handed out in their order; events and results as they come."""
         waiting, again = [_Attempt(task) for task in tasks], list[_Attempt]()
-        while waiting or again or self._busy():
+        while (waiting or again or self._busy()) and not self.stopped():
             self._hand_out(waiting, self.limit() if waiting else 1)
             if not self._busy():
                 self._hand_out(again, 1)
@@ -129,7 +135,7 @@ class Pool:
             ready = wait([worker.link for worker in self._busy()], _TICK_S)
             found = [worker for worker in self._busy() if worker.link in ready or self._late(worker)]
             self.peak_bytes = max([self.peak_bytes, *(_resident(worker.process.pid) for worker in self._busy())])
-            if found:
+            if found or self.stopped():
                 return found
 
     def _late(self, worker: _Worker) -> bool:
@@ -186,7 +192,7 @@ class Pool:
                 stderr=log if self.log is not None else None,
                 pass_fds=passed,
                 start_new_session=True,
-                env={**self.environment, **os.environ},
+                env={**os.environ, **self.environment},
             )
         theirs.close()
         worker = _Worker(process, Connection(ours.detach()))

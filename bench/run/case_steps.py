@@ -34,18 +34,18 @@ def make_ready(
     tasks = [Task(entry, keys[entry.name]) for entry in cohort.used if found[entry.name] is None]
     crew = Crew(cohort.job("prepare", study, base, store.folder), study.preparation, lock)
     bad: dict[str, Result] = {}
-    with display.phase("Preparing patients", len(cohort.used)), closing(crew.results(tasks)) as results:
+    with display.phase("Preparing patients", len(cohort.used)) as bar, closing(crew.results(tasks)) as results:
         for name in [name for name, prepared in found.items() if prepared is not None]:
-            display.advance(name)
+            bar.advance(name)
         for result in results:
             if result.error is not None:
                 bad[result.case] = result
                 LOGGER.warning("%s cannot be used: %s", result.case, result.error)
-                display.advance()
+                bar.advance()
                 continue
             journal.computed["prepare"] += 1
             found[result.case] = load_prepared(store, keys[result.case], result.case)
-            display.advance(result.case)
+            bar.advance(result.case)
     left = _without([bad[entry.name] for entry in cohort.used if entry.name in bad], cohort, study, journal)
     prepared = {name: case for name, case in found.items() if case is not None}
     if journal.computed["prepare"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.files.store import Store, step_key
 from gtvbench.bench.prepare.cases import Prepared
-from gtvbench.bench.processes.arm import ArmJob, FitTask, Item
+from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitTask, Item
 from gtvbench.bench.study import registry
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.cohort import Cohort
@@ -60,6 +61,19 @@ class Ready:
             for subset in ("train", "validation")
         )
         return FitTask(key, training, validation)
+
+    def work(self, arm: Arm, items: Iterable[Item]) -> ArmWork | None:
+        """What is missing of an arm; None where nothing is."""
+        missing = tuple(item for item in items if self.predicted(arm, item) is None)
+        if not missing:
+            return None
+        key = self.fit_key(arm)
+        fit = self.fit_task(arm) if key is not None and self.store.record(f"fit/{arm.name}", key) is None else None
+        return ArmWork(self.job(arm), fit, missing, self.study.timing.case_timeout_s)
+
+    def predicted(self, arm: Arm, item: Item) -> dict[str, Any] | None:
+        """The record of a prediction, or None where it is not there."""
+        return self.store.record(f"predict/{arm.name}/{item.case}", item.key)
 
     def job(self, arm: Arm) -> ArmJob:
         """What the processes of an arm are told."""

@@ -10,20 +10,19 @@ from typing import Any
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.digest import digest_file, digest_json
 from gtvbench.bench.core.errors import EXIT_COMPLETE, EXIT_FAILED_STEPS
-from gtvbench.bench.core.events import CaseDone, Epoch, Event, Failed, FitDone, PhaseDone
 from gtvbench.bench.files import provenance
-from gtvbench.bench.files.progress import LOGGER, Display
+from gtvbench.bench.files.progress import Display
 from gtvbench.bench.files.store import Store, step_key, write_atomically
 from gtvbench.bench.privacy.policy import Privacy, shareable_study
 from gtvbench.bench.privacy.private import write_private
-from gtvbench.bench.processes.arm import Item
-from gtvbench.bench.processes.local import run_arm
+from gtvbench.bench.processes.engine import Engine, LocalEngine
 from gtvbench.bench.run import tables
+from gtvbench.bench.run.arm_steps import run_arms
 from gtvbench.bench.run.case_steps import left_out, make_ready
 from gtvbench.bench.run.journal import Journal
 from gtvbench.bench.run.picture_steps import PictureSteps
 from gtvbench.bench.run.plan import Ready
-from gtvbench.bench.run.score_steps import Row, ScoreSteps
+from gtvbench.bench.run.score_steps import ScoreSteps
 from gtvbench.bench.score.cases import definition
 from gtvbench.bench.study.arms import Arm, plan_arms
 from gtvbench.bench.study.cohort import open_cohort
@@ -76,11 +75,7 @@ class Run:
             tables.write_json({**planned.split.as_dict(), "left_out": lost}, folder / "split.json")
             pictures = _draw_pictures(ready, journal, self.display)
             scores = ScoreSteps(ready, pictures, journal)
-            rows, records = [], []
-            for arm in arms:
-                arm_rows, record = _run_arm(arm, scores, lock, self.display)
-                rows += arm_rows
-                records.append(record)
+            rows, records = run_arms(arms, scores, _engine(study, lock), self.display)
             journal.computed["pictures"] = pictures.computed if pictures is not None else 0
             tables.write_scores(store, rows)
             tables.write_json(privacy.arms(records), folder / "arms.json")
@@ -95,6 +90,14 @@ class Run:
         return Outcome(code, page, dict(journal.computed), journal.failures, bad, ready)
 
 
+def _engine(study: Study, lock: int) -> Engine:
+    if study.engine.kind == "dask":
+        from gtvbench.bench.processes.dask_engine import DaskEngine
+
+        return DaskEngine(study.engine)
+    return LocalEngine(lock, tuple(study.engine.gpus))
+
+
 def _draw_pictures(ready: Ready, journal: Journal, display: Display) -> PictureSteps | None:
     study, cohort = ready.study, ready.cohort
     if not study.report.pictures:
@@ -102,81 +105,13 @@ def _draw_pictures(ready: Ready, journal: Journal, display: Display) -> PictureS
     hide = study.report.faces == "hide" and not cohort.source.synthetic
     pictures = PictureSteps(ready.store, cohort.structures, journal.failed, hide)
     cases = cohort.cases("test")
-    with display.phase("Pictures for the report", len(cases)):
+    with display.phase("Pictures for the report", len(cases)) as bar:
         for prepared in ready.prepared.values():
             pictures.of_registrations(prepared)
         for case in cases:
             pictures.of_case(ready.prepared[case], ready.prompts[case])
-            display.advance(case)
+            bar.advance(case)
     return pictures
-
-
-def _run_arm(arm: Arm, scores: ScoreSteps, lock: int, display: Display) -> tuple[list[Row], dict[str, Any]]:
-    """Fit and predict what is missing, score all; the rows of the score table and the row of arms.json."""
-    store, ready = scores.ready.store, scores.ready
-    if arm.skip is not None:
-        LOGGER.warning("%s is skipped: %s", arm.name, arm.skip)
-        return [], tables.arm_record(store, arm, "skipped", arm.skip, None)
-    fit_key, items = ready.fit_key(arm), ready.items(arm)
-    missing = [item for item in items.values() if _predicted(store, arm, item) is None]
-    status: dict[str, str] = {}
-    if missing:
-        fit = fit_key is not None and store.record(f"fit/{arm.name}", fit_key) is None
-        watch = _Watch(arm, missing, store, scores.journal, display, status)
-        log, timeout_s = store.arm_folder(arm.name) / "log.txt", ready.study.timing.case_timeout_s
-        epochs = int(arm.options.get("epochs") or 0) if fit else 0
-        with display.phase(arm.name, epochs + len(missing)):
-            task = ready.fit_task(arm) if fit else None
-            run_arm(ready.job(arm), task, missing, lock, log, timeout_s, watch)
-    rows, records = [], {}
-    for case, item in items.items():
-        record = _predicted(store, arm, item)
-        if record is not None:
-            records[case] = record
-        rows += scores.rows(arm, case, item.digests, record, status.get(case, "missing_output"))
-    tables.write_timing(store, arm.name, records)
-    failed = len(items) - len(records)
-    reason = f"{failed} of {len(items)} cases have no prediction" if failed else None
-    fitted = store.record(f"fit/{arm.name}", fit_key) if fit_key is not None else None
-    return rows, tables.arm_record(store, arm, "failed" if failed else "complete", reason, fitted)
-
-
-def _predicted(store: Store, arm: Arm, item: Item) -> dict[str, Any] | None:
-    return store.record(f"predict/{arm.name}/{item.case}", item.key)
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """Takes the events of one arm's processes: what is shown, counted and noted down. `status` is filled with why a
-    case has no prediction."""
-
-    arm: Arm
-    missing: list[Item]
-    store: Store
-    journal: Journal
-    display: Display
-    status: dict[str, str]
-
-    def _lacks(self, item: Item) -> bool:
-        return item.case not in self.status and _predicted(self.store, self.arm, item) is None
-
-    def __call__(self, event: Event) -> None:
-        arm = self.arm.name
-        match event:
-            case Epoch(number, _, train, validation):
-                self.display.advance(f"epoch {number + 1}, training loss {train:.4f}, validation loss {validation:.4f}")
-            case FitDone():
-                self.journal.computed["fit"] += 1
-            case CaseDone(case):
-                self.journal.computed["predict"] += 1
-                self.display.advance(case)
-            case Failed(_, case, status, message):
-                LOGGER.error("%s failed (%s): %s", f"{arm}, {case}" if case else arm, status, message)
-                self.journal.failed(event)
-                lost = [case] if case else [item.case for item in self.missing if self._lacks(item)]
-                self.status.update(dict.fromkeys(lost, status))
-            case PhaseDone():
-                tables.note_phase(self.store, arm, event)
 
 
 def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> dict[str, Any]:

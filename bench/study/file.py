@@ -163,6 +163,42 @@ class TimingOptions(_Model):
     """A case that takes longer to predict is stopped and counts as `timeout`."""
 
 
+class EngineOptions(_Model):
+    """What computes the arms: this machine, or a Dask cluster that shares the run folder's file system (cluster.md)."""
+
+    kind: Literal["local", "dask"] = "local"
+    """`local`: this machine, one arm after another. `dask`: the workers of a Dask cluster, one arm each."""
+    gpus: list[int] = Field(default_factory=list)
+    """`local`: numbers of the GPUs to use. With several, as many arms run side by side, one on each."""
+    address: str | None = None
+    """`dask`: where a scheduler listens, for example `tcp://node1:8786`."""
+    cluster: Literal["slurm", "pbs", "sge", "lsf"] | None = None
+    """`dask`, without an address: the batch system to which workers are submitted."""
+    queue: str | None = None
+    """Queue or partition of the batch system."""
+    jobs: int = Field(default=1, ge=1)
+    """How many batch jobs may run at a time. Each is one worker and computes one arm at a time."""
+    cores: int = Field(default=4, ge=1)
+    """Cores of a batch job."""
+    memory: str = "16GB"
+    """Memory of a batch job."""
+    gpus_per_job: int = Field(default=0, ge=0)
+    """GPUs of a batch job; arms then wait for a worker that has them."""
+    walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")] | None = None
+    """Time limit of a batch job, `[DAYS-]HOURS:MINUTES:SECONDS`. One that ends goes on in the next job, from its last
+    checkpoint."""
+    directives: list[str] = Field(default_factory=list)
+    """More directives of the batch system, for example `["--account=radonc"]`."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> EngineOptions:
+        if self.kind == "dask" and (self.address is None) == (self.cluster is None):
+            raise ValueError("dask needs either 'address' or 'cluster'")
+        if self.kind == "local" and (self.address or self.cluster):
+            raise ValueError("'address' and 'cluster' belong to kind: dask")
+        return self
+
+
 class MethodEntry(_Model):
     """A method in the study. The method's own options stand beside these keys."""
 
@@ -228,6 +264,8 @@ class Study(_Model):
     """How patients are read."""
     report: ReportOptions = ReportOptions()
     """What the report shows."""
+    engine: EngineOptions = EngineOptions()
+    """What computes the arms."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """What methods compute on. `auto`: CUDA where there is one, else MPS, else the CPU."""
     output: Path = Path("runs")

@@ -125,7 +125,9 @@ class Threshold(VolumeMethod):
         return (images.raw("CT") > self.value).astype(np.uint8)
 
 class Sleeper(SliceMethod):
-    """Takes 50 ms a slice to encode."""
+    """Takes 50 ms a slice to encode, and prints which GPU it was given."""
+    def load(self, fit):
+        print(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     needs = Needs(prompts=("box",), fusions=("ct-only",))
     def encode(self, slices):
         time.sleep(0.05 * len(slices))
