@@ -99,6 +99,7 @@ def _job(work: ArmWork, topic: str) -> list[Event]:
         events.append(event)
         worker.log_event(topic, pickle.dumps((name, event)))
 
+    _own_threads()
     tell(ArmStarted())
     store = Store(work.arm.run)
     with _held(store.arm_folder(name) / ".lock"):
@@ -113,6 +114,15 @@ def _job(work: ArmWork, topic: str) -> list[Event]:
             for event in run_arm(left, None, {}):
                 tell(event)
     return events
+
+
+def _own_threads() -> None:
+    """Take back what Dask sets for its workers (one thread, memory returned at once): a method has the job's cores."""
+    import dask
+
+    for name, value in dask.config.get("distributed.nanny.pre-spawn-environ", {}).items():
+        if os.environ.get(name) == str(value):
+            del os.environ[name]
 
 
 @contextmanager
