@@ -88,8 +88,9 @@ def by_patient(wide: pd.DataFrame, structure: str, metric: str) -> pd.DataFrame:
     comparisons leave out that patient for that arm alone, and count it.
     """
     part = wide[(wide["scope"] == WHOLE_VOLUME) & (wide["structure"] == structure) & wide["present"]]
-    patients = part.pivot(index=["patient", "case"], columns="arm", values=metric).groupby(level="patient")
-    return patients.mean().where(patients.count().eq(patients.size(), axis=0))
+    cases = part.pivot(index=["patient", "case"], columns="arm", values=metric)
+    gaps = cases.isna().groupby(level="patient").any()
+    return cases.groupby(level="patient").mean().mask(gaps).sort_index()
 
 
 def contrasts(run: FinishedRun, wide: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -189,11 +188,15 @@ def stability(
     values = np.asarray(table, float)
     gains = values if higher_is_better else -values
     whole = ranks_of(_aggregate(gains, scheme))
-    aggregate = partial(_SCHEMES[scheme], gains)
-    drawn = np.round(over_draws(aggregate, len(gains), seed, resamples), DIGITS)
-    better = (drawn[:, None, :] > drawn[:, :, None]).sum(2)  # (resamples, arms): how many arms are better
-    probability = np.stack([(better == place).mean(0) for place in range(gains.shape[1])], axis=1)
-    taus = _tau_b(-whole, drawn)
+
+    def ranked(counts: Values) -> Values:
+        """How many arms are better than each, and tau-b, of each resample."""
+        drawn = np.round(_SCHEMES[scheme](gains, counts), DIGITS)
+        better = (drawn[:, None, :] > drawn[:, :, None]).sum(2)
+        return np.column_stack([better, _tau_b(-whole, drawn)])
+
+    *better, taus = over_draws(ranked, len(gains), seed, resamples).T
+    probability = np.stack([[(arm == place).mean() for place in range(len(better))] for arm in better])
     low, middle, high = (float(q) for q in np.quantile(taus, [0.05, 0.5, 0.95]))
     shares = np.histogram(np.round(taus, DIGITS), TAU_EDGES)[0] / resamples
     return Stability(whole, probability, (low, middle, high), shares)
