@@ -21,7 +21,6 @@ from gtvbench.bench.prepare.cases import publish_case
 from gtvbench.bench.processes.lifeline import die_with_parent, peak_host_bytes
 from gtvbench.bench.study.cohort import Job, open_source
 from gtvbench.datasets.assembly.checks import case_findings, facts_of
-from gtvbench.datasets.registration.register import without_search
 
 _LOGGER = logging.getLogger("gtvbench")
 
@@ -69,6 +68,8 @@ def prepare(setting: Setting, task: Task) -> None:
 
 def check(setting: Setting, task: Task) -> tuple[Any, Any, Any, Any]:
     """Findings on a case, the source's own (text), its notes, and the facts that the cohort's checks need."""
+    from gtvbench.datasets.registration.register import without_search  # slow to import
+
     with without_search():  # registering takes most of the time that a patient takes, and costs no patient but a note
         case = setting.source.read(task.entry)
     found = case_findings(case, setting.structures, setting.job.modalities)
