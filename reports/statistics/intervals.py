@@ -35,7 +35,7 @@ class Interval:
 def over_draws(of: Callable[[Values], Values], n: int, seed: int, resamples: int = RESAMPLES) -> Values:
     """What `of` gives for each resample of `n` patients, one below the other.
 
-    `of` gets chunks (up to 1000, n): how often each patient is drawn (multinomial) in a resample, a row each. Few
+    `of` gets chunks (up to 1000, n) of multinomial counts: how often each patient is drawn, a row a resample. Few
     patients give the same resample many times: it is computed once.
     """
     distinct, place = _draws(n, seed, resamples)
@@ -51,16 +51,7 @@ def _draws(n: int, seed: int, resamples: int) -> tuple[npt.NDArray[np.int32], np
     counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.int32)
     distinct, place = np.unique(counts, axis=0, return_inverse=True)
     distinct.setflags(write=False)
-    return distinct, place
-
-
-def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:
-    """Means of patient resamples, (resamples, columns), of a table (patients, columns) without gaps.
-
-    A patient's row stays together, so that columns remain paired.
-    """
-    n = len(values)
-    return over_draws(lambda counts: counts @ values / n, n, seed, resamples)
+    return distinct, place.ravel()  # NumPy 2.0 gives it as a column
 
 
 def bca_of_means(
@@ -99,7 +90,7 @@ def bca_levels(
 def _without_gaps(table: Values, seed: int, confidences: Sequence[float], resamples: int) -> list[list[Interval]]:
     n = len(table)
     means = table.mean(0)
-    drawn = np.sort(resampled_means(table, seed, resamples), axis=0)
+    drawn = np.sort(over_draws(lambda counts: counts @ table / n, n, seed, resamples), axis=0)
     left_out = (table.sum(0) - table) / (n - 1)
     deviation = left_out.mean(0) - left_out
     spread = (deviation**2).sum(0)

@@ -190,9 +190,8 @@ def stability(
     whole = ranks_of(_aggregate(gains, scheme))
 
     def ranked(counts: Values) -> Values:
-        """How many arms are better than each, and tau-b, of each resample."""
         drawn = np.round(_SCHEMES[scheme](gains, counts), DIGITS)
-        better = (drawn[:, None, :] > drawn[:, :, None]).sum(2)
+        better = (drawn[:, None, :] > drawn[:, :, None]).sum(2)  # (resamples, arms): how many arms are better
         return np.column_stack([better, _tau_b(-whole, drawn)])
 
     *better, taus = over_draws(ranked, len(gains), seed, resamples).T
