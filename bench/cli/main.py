@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -283,6 +284,7 @@ def check_adapter(
 
 def main() -> None:
     """Entry point: errors of the BenchError family are printed without a traceback."""
+    gc.set_threshold(10_000)  # looking for cycles as often as Python does takes a tenth of a report
     try:
         app()
     except BenchError as error:

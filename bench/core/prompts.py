@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from gtvbench.bench.core.digest import digest_json, generator_from
 from gtvbench.bench.core.errors import StudyError
@@ -134,6 +133,8 @@ class Instance:
 
 def instances_in(plane: npt.NDArray[np.integer], z: int, structures: Iterable[Structure]) -> list[Instance]:
     """Instances of a label plane (y, x), numbered from 1 in raster order of their first voxel, for each structure."""
+    from scipy import ndimage  # slow to import, and a report or a method that draws no boxes does without
+
     found = []
     for structure in structures:
         selected = plane == structure.value

@@ -12,7 +12,6 @@ from gtvbench.bench.files.store import Store
 from gtvbench.bench.prepare.cases import publish_case
 from gtvbench.bench.study.cohort import Job, open_source
 from gtvbench.datasets.assembly.checks import case_findings, facts_of
-from gtvbench.datasets.registration.register import without_search
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ class Patients:
 
     def _check(self, task: Task) -> tuple[Any, Any, Any, Any]:
         """Findings on a case, the source's own (text), its notes, and the facts that the cohort's checks need."""
+        from gtvbench.datasets.registration.register import without_search  # slow to import
+
         with (
             without_search()
         ):  # registering takes most of the time that a patient takes, and costs no patient but a note

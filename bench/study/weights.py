@@ -6,8 +6,6 @@ import hashlib
 import logging
 import os
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -207,6 +205,9 @@ def download(name: str, cache: Path | None = None) -> Path:
 
 
 def _fetch(known: KnownWeights, target: Path, write: object) -> None:
+    import urllib.error  # slow to import, and most runs download nothing
+    import urllib.request
+
     assert known.url is not None
     assert callable(write)
     try:

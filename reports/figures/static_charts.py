@@ -92,7 +92,7 @@ def rank_map(figure_data: RankMap) -> Canvas:
     for index, (label, shares) in enumerate(figure_data.rows):
         axes.text(0, index - 0.33, label, va="center", color=INK)
         for place, share in enumerate(shares):
-            axes.add_patch(_square(place, index + 0.17, share))
+            axes.add_artist(_square(place, index + 0.17, share))
             if share >= 0.005:
                 axes.text(place + 0.5, index + 0.17, f"{100 * share:.0f}", ha="center", va="center", color=INK)
     axes.set_xlim(0, max(count, 1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ class FinishedRun:
         """Name of the study."""
         return str(self.study.get("study") or "study")
 
-    @property
+    @cached_property
     def structures(self) -> tuple[str, ...]:
         """Names of the structures in the order of their values, then any other that has scores."""
         declared: Mapping[str, Any] = self.provenance.get("structures") or self.study.get("structures") or {}
@@ -128,7 +129,7 @@ class FinishedRun:
         exact = [arm for arm in self.arms if arm.name == name]
         return exact or [arm for arm in self.arms if base_name(arm.name) == name]
 
-    @property
+    @cached_property
     def scored_arms(self) -> list[ArmRecord]:
         """Arms that have rows in the score table."""
         present = set(self.scores["arm"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,29 +32,26 @@ class Interval:
     method: str
 
 
-def patient_draws(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Values]:
-    """How often each of `n` patients is drawn in each resample: chunks (up to 1000, n) of multinomial counts."""
-    counts = _draws(n, seed, resamples)
-    for start in range(0, resamples, _CHUNK):
-        yield counts[start : start + _CHUNK].astype(float)
+def over_draws(of: Callable[[Values], Values], n: int, seed: int, resamples: int = RESAMPLES) -> Values:
+    """What `of` gives for each resample of `n` patients, one below the other.
+
+    `of` gets chunks (up to 1000, n) of multinomial counts: how often each patient is drawn, a row a resample. Few
+    patients give the same resample many times: it is computed once.
+    """
+    distinct, place = _draws(n, seed, resamples)
+    chunks = (distinct[start : start + _CHUNK].astype(float) for start in range(0, len(distinct), _CHUNK))
+    return np.concatenate([of(counts) for counts in chunks])[place]
 
 
 @lru_cache(maxsize=4)
-def _draws(n: int, seed: int, resamples: int) -> npt.NDArray[np.int32]:
+def _draws(n: int, seed: int, resamples: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp]]:
+    """The distinct resamples, and which of them each resample is."""
     # Every table of the same patients is resampled alike: drawing again would take a quarter of the whole analysis.
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.int32)
-    counts.setflags(write=False)
-    return counts
-
-
-def resampled_means(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:
-    """Means of patient resamples, (resamples, columns), of a table (patients, columns) without gaps.
-
-    A patient's row stays together, so that columns remain paired; how often each patient is drawn is multinomial.
-    """
-    n = len(values)
-    return np.concatenate([counts @ values / n for counts in patient_draws(n, seed, resamples)])
+    distinct, place = np.unique(counts, axis=0, return_inverse=True)
+    distinct.setflags(write=False)
+    return distinct, place.ravel()  # NumPy 2.0 gives it as a column
 
 
 def bca_of_means(
@@ -93,7 +90,7 @@ def bca_levels(
 def _without_gaps(table: Values, seed: int, confidences: Sequence[float], resamples: int) -> list[list[Interval]]:
     n = len(table)
     means = table.mean(0)
-    drawn = np.sort(resampled_means(table, seed, resamples), axis=0)
+    drawn = np.sort(over_draws(lambda counts: counts @ table / n, n, seed, resamples), axis=0)
     left_out = (table.sum(0) - table) / (n - 1)
     deviation = left_out.mean(0) - left_out
     spread = (deviation**2).sum(0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from gtvbench.reports.statistics.intervals import patient_draws
+from gtvbench.reports.statistics.intervals import over_draws
 
 Values = npt.NDArray[np.float64]
 
@@ -125,17 +125,20 @@ def _resampled(
         shrink = ratio / (1 + len(yg) * ratio)
         left[g] = xg.T @ xg - shrink * np.outer(xg.sum(0), xg.sum(0))
         right[g] = xg.T @ yg - shrink * xg.sum(0) * yg.sum()
-    found = []
-    for counts in patient_draws(n, seed, resamples):
+
+    def estimates(counts: Values) -> Values:
         lefts = (counts @ left.reshape(n, -1)).reshape(-1, effects, effects)
-        rights = (counts @ right)[..., None]
+        rights = counts @ right
         # A resample may lack a structure: what cannot be solved is left out.
         scale = np.sqrt(np.maximum(np.diagonal(lefts, axis1=1, axis2=2), 1e-300))
         scaled = lefts / (scale[:, :, None] * scale[:, None, :])
         solvable = np.linalg.eigvalsh(scaled)[:, 0] > 1e-10
-        solution = np.linalg.solve(scaled[solvable], rights[solvable] / scale[solvable][..., None])[..., 0]
-        found.append(solution / scale[solvable])
-    every = np.concatenate(found)
+        found = np.full(rights.shape, np.nan)
+        found[solvable] = np.linalg.solve(scaled[solvable], (rights / scale)[solvable][..., None])[..., 0]
+        return found / scale
+
+    every = over_draws(estimates, n, seed, resamples)
+    every = every[~np.isnan(every[:, 0])]
     if len(every) < 0.95 * resamples:
         return np.full(effects, np.nan), np.full(effects, np.nan)
     low, high = np.quantile(every, [0.025, 0.975], axis=0)

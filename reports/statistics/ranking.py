@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
-from gtvbench.reports.statistics.intervals import patient_draws
+from gtvbench.reports.statistics.intervals import over_draws
 from gtvbench.reports.statistics.paired import holm, signed_rank
 
 Values = npt.NDArray[np.float64]
@@ -114,7 +114,7 @@ def _resampled_signed_rank(differences: Values, counts: Values) -> tuple[Values,
     # it.
     variance = (n * (n + 1) * (2 * n + 1) - (np.einsum("ij,ij,ij->i", ties, ties, ties) - n) / 2) / 6
     z = np.divide(excess, np.sqrt(variance), out=np.zeros_like(excess), where=variance > 0)
-    return excess, np.maximum(2 * stats.norm.sf(abs(z)), np.minimum(1.0, 2.0 ** (1 - n)))
+    return excess, np.maximum(2 * special.ndtr(-abs(z)), np.minimum(1.0, 2.0 ** (1 - n)))
 
 
 #: Wiesenfarth et al., Sci Rep 11:2369, 2021: aggregate, then rank; rank, then aggregate; test, then rank.
@@ -188,12 +188,14 @@ def stability(
     values = np.asarray(table, float)
     gains = values if higher_is_better else -values
     whole = ranks_of(_aggregate(gains, scheme))
-    aggregate = _SCHEMES[scheme]
-    drawn = np.concatenate([aggregate(gains, counts) for counts in patient_draws(len(gains), seed, resamples)])
-    drawn = np.round(drawn, DIGITS)
-    better = (drawn[:, None, :] > drawn[:, :, None]).sum(2)  # (resamples, arms): how many arms are better
-    probability = np.stack([(better == place).mean(0) for place in range(gains.shape[1])], axis=1)
-    taus = _tau_b(-whole, drawn)
+
+    def ranked(counts: Values) -> Values:
+        drawn = np.round(_SCHEMES[scheme](gains, counts), DIGITS)
+        better = (drawn[:, None, :] > drawn[:, :, None]).sum(2)  # (resamples, arms): how many arms are better
+        return np.column_stack([better, _tau_b(-whole, drawn)])
+
+    *better, taus = over_draws(ranked, len(gains), seed, resamples).T
+    probability = np.stack([[(arm == place).mean() for place in range(len(better))] for arm in better])
     low, middle, high = (float(q) for q in np.quantile(taus, [0.05, 0.5, 0.95]))
     shares = np.histogram(np.round(taus, DIGITS), TAU_EDGES)[0] / resamples
     return Stability(whole, probability, (low, middle, high), shares)

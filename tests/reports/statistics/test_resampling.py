@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from gtvbench.reports.statistics.agreement import variance_components
-from gtvbench.reports.statistics.intervals import bca_levels, bca_of_means, patient_draws
+from gtvbench.reports.statistics.intervals import bca_levels, bca_of_means, over_draws
 from gtvbench.reports.statistics.mixed import random_intercept
 from gtvbench.reports.statistics.paired import holm, sign_flip_p, sign_flip_ps
 from gtvbench.reports.statistics.power import patients_for_equivalence, patients_needed, power_of
@@ -63,7 +63,7 @@ def test_resampled_ranks_are_those_of_every_resample_by_itself(scheme: str, pati
     table, resamples = scores(3, patients), 300
     found = stability(table, scheme, seed=5, resamples=resamples)
     ranks, whole = [], ranking_of(table, scheme)
-    for counts in np.concatenate(list(patient_draws(patients, 5, resamples))):
+    for counts in over_draws(lambda counts: counts, patients, 5, resamples):
         ranks.append(by_hand(np.repeat(table, counts.astype(int), axis=0), scheme))
     places = np.array([stats.rankdata(r, method="min") for r in ranks])
     by_rank = np.stack([(places == place).mean(0) for place in range(1, 5)], axis=1)
