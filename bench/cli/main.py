@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +51,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<study>.")] = None,
     overrides: Overrides = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="End with the report.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and compute nothing.")] = False,
     log: LogMode = "auto",
 ) -> None:
     """Run a study: prepare, train, predict, score, report. Started again, it does only what is missing.
@@ -63,6 +64,9 @@ def run(
     study, base = _study(study_file, overrides)
     folder = out or study.output / study.study
     chosen = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
+    if dry_run:
+        _print_plan(study, base, folder, chosen)
+        return
     try:
         outcome = Run(study, base, folder, chosen, Display(mode), report).execute()
     except KeyboardInterrupt:
@@ -390,7 +394,21 @@ def _summary(folder: Path) -> Table:
     return table
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def _print_plan(study: Any, base: Path, folder: Path, chosen: list[str] | None) -> None:
+    from gtvbench.bench.run.dry_run import plan_jobs
+    from gtvbench.reports.text.numbers import duration
+
+    jobs = plan_jobs(study, base, folder, chosen)
+    rows = [
+        (job.name, job.after, job.what, job.where, duration(job.seconds) if job.seconds else "", job.by) for job in jobs
+    ]
+    _out.print(_table(("job", "after", "what", "where", "about", "by the clock of"), rows))
+    known = sum(job.seconds or 0.0 for job in jobs)
+    unknown = sum(job.seconds is None and bool(job.where) for job in jobs)
+    typer.echo(f"about {duration(known)} one after another, and {unknown} jobs that no former run tells the time of")
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in header:
         table.add_column(column, overflow="fold")

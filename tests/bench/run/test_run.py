@@ -10,6 +10,7 @@ import pytest
 from gtvbench.bench.core.errors import DigestError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files import nifti
+from gtvbench.bench.run.dry_run import plan_jobs
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
 Run = Any  # `finished` of conftest.py: a finished run of both reference arms, that `execute` goes on with
@@ -119,3 +120,25 @@ def test_masks_made_elsewhere_take_part_and_failed_ones_are_tried_again(
     assert found["status"] is None and set(found["structures"]["GTV-T"]["dsc"]) <= {None, 1.0}
     again, _ = execute(["box-fill", "theirs"], methods=methods)
     assert set(again.computed.values()) == {0}
+
+
+@pytest.mark.usefixtures("with_plugins")
+def test_a_dry_run_tells_what_is_missing_and_takes_the_time_from_former_runs(execute: Execute, tmp_path: Path) -> None:
+    methods = {"learned-threshold": {"epochs": 4, "seconds": 0.1}}
+    study = execute(["box-fill"], folder="first", methods=methods)[1].study
+    names = ["learned-threshold", "box-fill"]
+    told = plan_jobs(study, tmp_path, tmp_path / "run", names)
+    assert [(job.name, job.after, job.what) for job in told] == [
+        ("prepare", "", "4 of 4 patients"),
+        ("learned-threshold.ct-only: fit", "prepare", "train, 4 epochs"),
+        ("learned-threshold.ct-only: predict", "learned-threshold.ct-only: fit", "2 cases"),
+        ("box-fill: predict", "prepare", "2 cases"),
+    ]
+    assert not (tmp_path / "run").exists()
+    assert [job.seconds is not None for job in told] == [False, False, False, True] and told[3].by.startswith("first, ")
+    execute(names, methods=methods)
+    assert {job.what for job in plan_jobs(study, tmp_path, tmp_path / "run", names)} == {"done"}
+    other = plan_jobs(study.model_copy(update={"seed": 5}), tmp_path, tmp_path / "other", names)
+    fit, predict = other[1:3]
+    assert fit.seconds and 0.4 <= fit.seconds < 2 and fit.by.startswith("run, ")
+    assert predict.seconds and predict.seconds >= 0.2

@@ -1,0 +1,120 @@
+"""What a run would do: its jobs, what each waits for, and how long they may take by the clocks of former runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.files.store import Store
+from gtvbench.bench.prepare.cases import load_prepared, prepare_key
+from gtvbench.bench.processes.arm import ArmWork
+from gtvbench.bench.run.plan import Ready
+from gtvbench.bench.study.arms import Arm, plan_arms
+from gtvbench.bench.study.cohort import Cohort, open_cohort
+from gtvbench.bench.study.file import Study
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of a plan. `seconds` is an estimate, None where no former run tells; `by` says where it is from."""
+
+    name: str
+    after: str
+    what: str
+    where: str
+    seconds: float | None = None
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Median seconds of an epoch and of a case of one method on one device, from a former run."""
+
+    epoch: float | None
+    case: float | None
+    by: str
+
+
+def plan_jobs(study: Study, base: Path, folder: Path, chosen: Sequence[str] | None) -> list[Job]:
+    """What `bench run` would do on this run folder; nothing is computed or written. Raises BenchError on bad input."""
+    cohort = open_cohort(study, base)
+    arms = plan_arms(study, base, cohort.modalities, chosen, cohort.split)
+    ready, missing = _as_it_lies(study, base, cohort, Store(folder))
+    clocks = _clocks([folder, *sorted(folder.parent.glob("*/"))])
+    jobs = [Job("prepare", "", f"{missing} of {len(cohort.used)} patients", "this machine")] if missing else []
+    for arm in arms:
+        if arm.skip is not None:
+            jobs.append(Job(arm.name, "", f"skipped: {arm.skip}", ""))
+        else:
+            jobs += _of_arm(study, cohort, arm, ready, clocks.get((arm.adapter, arm.fusion)))
+    return jobs
+
+
+def _as_it_lies(study: Study, base: Path, cohort: Cohort, store: Store) -> tuple[Ready | None, int]:
+    """What the arms would be given, where every patient is prepared and prompted; and how many are not."""
+    prepared, prompts = {}, {}
+    for entry in cohort.used:
+        found = load_prepared(store, prepare_key(entry.identity, cohort.modalities, cohort.structures), entry.name)
+        with suppress(OSError, ValueError):
+            rows = json.loads((store.folder / "prompts" / f"{entry.name}.json").read_text())
+            prompts[entry.name] = Prompts.from_rows(entry.name, rows)
+        if found is not None:
+            prepared[entry.name] = found
+    missing = len(cohort.used) - len(prepared)
+    whole = not missing and len(prompts) == len(cohort.used)
+    return Ready(study, base, store, cohort, prepared, prompts) if whole else None, missing
+
+
+def _of_arm(study: Study, cohort: Cohort, arm: Arm, ready: Ready | None, clock: _Clock | None) -> Iterator[Job]:
+    cases, fit = len(cohort.cases("test")), arm.trains
+    if ready is not None:
+        work: ArmWork | None = ready.work(arm, ready.items(arm).values())
+        if work is None:
+            yield Job(arm.name, "", "done", "")
+            return
+        cases, fit = len(work.items), work.fit is not None
+    engine = study.engine
+    where = "a Dask worker" if engine.kind == "dask" else f"GPU {engine.gpus}" if engine.gpus else study.device
+    if fit:
+        epochs = int(arm.options.get("epochs") or 0)
+        seconds = clock.epoch * epochs if clock and clock.epoch and epochs else None
+        what = f"train, {epochs} epochs" if epochs else "train"
+        yield Job(f"{arm.name}: fit", "prepare", what, where, seconds, clock.by if clock and seconds else "")
+    seconds = clock.case * cases if clock and clock.case else None
+    after = f"{arm.name}: fit" if fit else "prepare"
+    by = clock.by if clock and seconds else ""
+    yield Job(f"{arm.name}: predict", after, f"{cases} cases", where, seconds, by)
+
+
+def _clocks(folders: Sequence[Path]) -> dict[tuple[str, str], _Clock]:
+    """By adapter and fusion, the clock of the first run folder that has one."""
+    found: dict[tuple[str, str], _Clock] = {}
+    for folder in folders:
+        with suppress(OSError, ValueError, KeyError):
+            for record in json.loads((folder / "arms.json").read_text()):
+                key = (record["adapter"], record["fusion"])
+                clock = _clock(folder / "arms" / record["arm"], record, folder.name)
+                if key not in found and (clock.epoch is not None or clock.case is not None):
+                    found[key] = clock
+    return found
+
+
+def _clock(arm: Path, record: dict[str, Any], run: str) -> _Clock:
+    epoch = case = None
+    where = record.get("device") or "?"
+    with suppress(OSError, ValueError, KeyError):
+        epoch = median(pd.read_csv(arm / "fit" / "epochs.csv")["seconds"])
+    with suppress(OSError, ValueError, KeyError):
+        timing = pd.read_parquet(arm / "timing.parquet")
+        whole = timing[timing["stage"] == "case"]
+        case = median(whole["seconds"]) if len(whole) else None
+        where = ", ".join(whole["device"].dropna().unique()) or where
+    return _Clock(epoch, case, f"{run}, {where}")
