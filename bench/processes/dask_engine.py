@@ -35,6 +35,7 @@ _BEFORE_WALLTIME_S = 60
 _TICK_S = 0.5
 #: Seconds in which a scheduler must answer.
 PATIENCE_S = 30.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _CLUSTERS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 
 
@@ -52,10 +53,10 @@ class DaskEngine:
             told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
             topic = f"gtvbench-{uuid.uuid4().hex}"
             client.subscribe_topic(topic, lambda stamped: told.put(pickle.loads(stamped[1])))
-            resources = {"GPU": self.options.gpus_per_job} if self.options.gpus_per_job else None
+            resources = _resources(self.options)
             jobs = {
                 work.arm.name: client.submit(
-                    _job, work, topic, key=f"{work.arm.name}-{topic}", pure=False, resources=resources
+                    _job, work, topic, key=f"{work.arm.name}-{topic}", pure=False, resources=resources or None
                 )
                 for work in works
             }
@@ -180,7 +181,7 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
             f"the cluster {options.cluster!r} needs dask-jobqueue", remedy="pip install 'gtvbench[cluster]'"
         ) from error
     assert options.cluster is not None
-    extra = ["--resources", f"GPU={options.gpus_per_job}"] if options.gpus_per_job else []
+    extra = ["--resources", ",".join(f"{name}={count}" for name, count in _resources(options).items())]
     limits: dict[str, Any] = {}
     if options.walltime is not None:
         limits["walltime"] = options.walltime
@@ -195,6 +196,7 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         memory=options.memory,
         job_extra_directives=directives,
         worker_extra_args=extra,
+        job_script_prologue=[f"export {name}={options.cores}" for name in _THREADS],
         **limits,
     )
     try:
@@ -202,6 +204,12 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         yield cluster
     finally:
         cluster.close()
+
+
+def _resources(options: EngineOptions) -> dict[str, int]:
+    """What a job takes of its worker: of one that is submitted here all, so that one arm runs there at a time."""
+    alone = {"ARM": 1} if options.cluster is not None else {}
+    return alone | ({"GPU": options.gpus_per_job} if options.gpus_per_job else {})
 
 
 def seconds_of(walltime: str) -> int:
