@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from importlib.metadata import EntryPoint
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gtvbench.bench.cli import export as cli_export
-from gtvbench.bench.cli import init, privacy, scan
+from gtvbench.bench.cli import init, listing, privacy, scan
 from gtvbench.bench.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_FAILED_STEPS,
@@ -33,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(scan.scan)
+app.command(name="list")(listing.list_)
 app.add_typer(cli_export.export, name="export")
 app.command()(privacy.privacy)
 _out = Console(soft_wrap=True)
@@ -213,26 +213,6 @@ def score(
     raise typer.Exit(EXIT_FAILED_STEPS if result.summary["problems"] else 0)
 
 
-@app.command(name="list")
-def list_(
-    what: Annotated[
-        Literal["methods", "datasets", "presets", "fusions", "prompts"], typer.Argument(help="What to list.")
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """List methods, dataset sources, presets of public data sets, fusions or prompt policies."""
-    rows = _listing(what)
-    if as_json:
-        typer.echo(json.dumps(rows))
-        return
-    table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(rows[0]):
-        table.add_column(name, overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    _out.print(table)
-
-
 @app.command()
 def weights(
     action: Annotated[Literal["list", "verify", "download"], typer.Argument()] = "list",
@@ -323,54 +303,6 @@ def _structures(text: str) -> dict[str, int]:
     return found
 
 
-def _listing(what: str) -> list[dict[str, Any]]:
-    from gtvbench.bench.core.fusion import FUSIONS
-    from gtvbench.bench.study import registry
-
-    if what == "fusions":
-        return [{"name": f.name, "channels": f.description} for f in FUSIONS.values()]
-    if what == "prompts":
-        return [
-            {"name": "random-margin(LOW, HIGH)", "box": "tight box + a uniform margin per side, LOW to HIGH mm"},
-            {"name": "fixed-margin(MM)", "box": "tight box + the same margin on every side"},
-            {"name": "tight", "box": "the tight box of the instance"},
-        ]
-    if what == "presets":
-        from gtvbench.bench.presets.write import listing
-
-        return [dict(row) for row in listing()]
-    if what == "datasets":
-        return [{"name": name, "description": cls.description} for name, _, cls in _importable(registry.SOURCES)]
-    rows = []
-    for name, point, cls in _importable(registry.METHODS):
-        needs = cls.needs
-        rows.append({
-            "name": name, "package": point.dist.name if point.dist else "?", "trains": needs.trains,
-            "prompts": list(needs.prompts), "fusions": list(needs.fusions), "weights": needs.weights,
-            "settings": list(needs.settings),
-        })  # fmt: skip
-    return rows
-
-
-def _importable(group: str) -> Iterator[tuple[str, EntryPoint, Any]]:
-    """What a group of entry points names; one that cannot be imported is said on stderr and hides no other."""
-    from gtvbench.bench.study import registry
-
-    for name, point in registry.registered(group).items():
-        try:
-            yield name, point, registry.load(group, name)
-        except StudyError as error:
-            _err.print(f"{error.message}; {error.remedy}", markup=False, highlight=False)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(value) or "-"
-    return "-" if value is None else str(value)
-
-
 def _summary(folder: Path) -> Table:
     from gtvbench.bench.core.scores import FAILED, WHOLE_VOLUME
     from gtvbench.reports.analysis.scores import score_summary, status_counts, wide_scores
@@ -399,13 +331,17 @@ def _print_plan(study: Any, base: Path, folder: Path, chosen: list[str] | None) 
     from gtvbench.reports.text.numbers import duration
 
     jobs = plan_jobs(study, base, folder, chosen)
-    rows = [
-        (job.name, job.after, job.what, job.where, duration(job.seconds) if job.seconds else "", job.by) for job in jobs
-    ]
-    _out.print(_table(("job", "after", "what", "where", "about", "by the clock of"), rows))
-    known = sum(job.seconds or 0.0 for job in jobs)
-    unknown = sum(job.seconds is None and bool(job.where) for job in jobs)
-    typer.echo(f"about {duration(known)} one after another, and {unknown} jobs that no former run tells the time of")
+    rows = [(job.name, job.what, job.after, duration(job.seconds) if job.seconds else "") for job in jobs]
+    _out.print(_table(("job", "what", "after", "about"), rows))
+    known = [job for job in jobs if job.seconds]
+    unknown = [job.name for job in jobs if job.where and not job.seconds]
+    for where in dict.fromkeys(job.where for job in jobs if job.where):
+        typer.echo(f"on {where}: {', '.join(job.name for job in jobs if job.where == where)}")
+    if known:
+        total = duration(sum(job.seconds or 0.0 for job in known))
+        typer.echo(f"about {total} one after another, by the clocks of {', '.join(dict.fromkeys(j.by for j in known))}")
+    if unknown:
+        typer.echo(f"no former run tells the time of {', '.join(unknown)}")
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

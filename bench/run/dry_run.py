@@ -82,16 +82,17 @@ def _of_arm(study: Study, cohort: Cohort, arm: Arm, ready: Ready | None, clock: 
             return
         cases, fit = len(work.items), work.fit is not None
     engine = study.engine
-    where = "a Dask worker" if engine.kind == "dask" else f"GPU {engine.gpus}" if engine.gpus else study.device
+    place = "Dask" if engine.kind == "dask" else f"GPUs {engine.gpus}" if engine.gpus else "this machine"
+    where = f"{place}, device {study.device}"
     if fit:
         epochs = int(arm.options.get("epochs") or 0)
         seconds = clock.epoch * epochs if clock and clock.epoch and epochs else None
         what = f"train, {epochs} epochs" if epochs else "train"
-        yield Job(f"{arm.name}: fit", "prepare", what, where, seconds, clock.by if clock and seconds else "")
+        yield Job(f"fit {arm.name}", "prepare", what, where, seconds, clock.by if clock and seconds else "")
     seconds = clock.case * cases if clock and clock.case else None
-    after = f"{arm.name}: fit" if fit else "prepare"
+    after = f"fit {arm.name}" if fit else "prepare"
     by = clock.by if clock and seconds else ""
-    yield Job(f"{arm.name}: predict", after, f"{cases} cases", where, seconds, by)
+    yield Job(f"predict {arm.name}", after, f"{cases} cases", where, seconds, by)
 
 
 def _clocks(folders: Sequence[Path]) -> dict[tuple[str, str], _Clock]:

@@ -130,9 +130,9 @@ def test_a_dry_run_tells_what_is_missing_and_takes_the_time_from_former_runs(exe
     told = plan_jobs(study, tmp_path, tmp_path / "run", names)
     assert [(job.name, job.after, job.what) for job in told] == [
         ("prepare", "", "4 of 4 patients"),
-        ("learned-threshold.ct-only: fit", "prepare", "train, 4 epochs"),
-        ("learned-threshold.ct-only: predict", "learned-threshold.ct-only: fit", "2 cases"),
-        ("box-fill: predict", "prepare", "2 cases"),
+        ("fit learned-threshold.ct-only", "prepare", "train, 4 epochs"),
+        ("predict learned-threshold.ct-only", "fit learned-threshold.ct-only", "2 cases"),
+        ("predict box-fill", "prepare", "2 cases"),
     ]
     assert not (tmp_path / "run").exists()
     assert [job.seconds is not None for job in told] == [False, False, False, True] and told[3].by.startswith("first, ")
