@@ -331,12 +331,13 @@ def _print_plan(study: Any, base: Path, folder: Path, chosen: list[str] | None) 
     from gtvbench.reports.text.numbers import duration
 
     jobs = plan_jobs(study, base, folder, chosen)
-    rows = [(job.name, job.what, job.after, duration(job.seconds) if job.seconds else "") for job in jobs]
-    _out.print(_table(("job", "what", "after", "about"), rows))
+    for job in jobs:
+        after = f", after {job.after}" if job.after else ""
+        about = f", about {duration(job.seconds)}" if job.seconds else ""
+        _out.print(f"{job.name}: {job.what}{about}{after}", markup=False, highlight=False)
     known = [job for job in jobs if job.seconds]
     unknown = [job.name for job in jobs if job.where and not job.seconds]
-    for where in dict.fromkeys(job.where for job in jobs if job.where):
-        typer.echo(f"on {where}: {', '.join(job.name for job in jobs if job.where == where)}")
+    typer.echo(f"on {', then on '.join(dict.fromkeys(job.where for job in jobs if job.where)) or 'nothing'}")
     if known:
         total = duration(sum(job.seconds or 0.0 for job in known))
         typer.echo(f"about {total} one after another, by the clocks of {', '.join(dict.fromkeys(j.by for j in known))}")
