@@ -19,7 +19,8 @@ def bench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_listing_reporting_and_comparing_import_neither_torch_nor_image_libraries(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom gtvbench.bench.cli import listing, main as cli\nfrom gtvbench.bench.core.errors import BenchError\n"
+        "import sys\nfrom gtvbench.bench.cli import listing, main as cli\n"
+        "from gtvbench.bench.core.errors import BenchError\n"
         "assert [row['name'] for row in listing._listing('methods')]\n"
         "assert 'torch' not in sys.modules\n"
         "from gtvbench.reports.page import build\n"
