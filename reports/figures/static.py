@@ -41,10 +41,8 @@ def forest(figure_data: Forest) -> Canvas:
         centre = -index - 0.27
         axes.plot([low, high], [centre, centre], color=INK, linewidth=1.6)
         axes.plot([difference], [centre], "s", markersize=5.5, color=INK)
-        axes.annotate(
-            label, (0, 0.5 - index), (2, -1), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-            va="top", color=INK, bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
-        )  # fmt: skip
+        where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        axes.annotate(label, (0, 0.5 - index), (2, -1), va="top", color=INK, **where)
     ends = [abs(v) for row in figure_data.rows for v in row[1:]]
     if figure_data.margin is None:
         low, high = min(ends) / 1.4, max(ends) * 1.4

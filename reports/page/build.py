@@ -21,7 +21,7 @@ from gtvbench.reports.text.templating import environment
 from gtvbench.reports.viewer.build import case_pages, viewer_section
 
 #: Raised when the same tables give another page, so that finished runs are rendered again.
-REPORT_VERSION = 7
+REPORT_VERSION = 8
 
 
 def build_report(run: Path) -> Path:

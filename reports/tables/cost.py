@@ -72,21 +72,20 @@ def _devices(table: pd.DataFrame) -> Callable[[Any], list[Any]]:
 
 def resources_table(table: pd.DataFrame) -> Table:
     """Loading, warm-up, throughput and memory."""
-    rows = []
+    device, rows = _devices(table), []
     for r in table.to_dict("records"):
         batch = f" ({r['batch_slices']:.0f} a batch)" if finite(r["batch_slices"]) else ""
         rows.append(
             row_of(
-                str(r["arm"]), Cell(str(r["device"] or ABSENT), wordy=True), duration(r["load_s"]),
+                str(r["arm"]), *device(r), duration(r["load_s"]),
                 duration(r["warmup_s"]), f"{_rate(r['slices_per_s'])}{batch}", _rate(r["boxes_per_s"]),
                 *(gigabytes(r[f"{phase}peak_{where}_bytes"]) for phase in ("", "fit_") for where in ("host", "device")),
             )
         )  # fmt: skip
     head = (
-        "Arm", "Device", "Loading", "Warm-up", "Slices a second", "Boxes a second", "memory", "on device", "memory",
-        "on device",
+        "Arm", *device(None), "Loading", "Warm-up", "Slices a second", "Boxes a second", *["memory", "on device"] * 2,
     )  # fmt: skip
-    groups = (("", 6), ("Peak, predicting", 2), ("Peak, training", 2))
+    groups = (("", 5 + len(device(None))), ("Peak, predicting", 2), ("Peak, training", 2))
     return Table("resources", "Loading, warm-up, batches and memory", head, tuple(rows), groups)
 
 
