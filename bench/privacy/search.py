@@ -14,6 +14,8 @@ from gtvbench.bench.privacy.terms import Term, words_of
 
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
 _DIGITS = re.compile(r"(?<![\d.])\d{6,}(?:\.\d+)?")
+#: Coordinates and times: any six digits of an ID are the fraction of one of them sooner or later.
+_DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?![\w.]*\w)", re.IGNORECASE)
 _SPLIT_DATE = re.compile(r"(?<!\d)(\d{4}|\d{1,2})([-./])(\d{1,2})\2(\d{4}|\d{1,2})(?!\d)")
 _SPLIT_TIME = re.compile(r"(?<!\d)(\d{2}):(\d{2}):(\d{2})(?!\d)")
 
@@ -66,6 +68,8 @@ class Finder:
         self._dates: dict[str, Term] = {}
         self._times: dict[str, Term] = {}
         self._paths: list[tuple[re.Pattern[str], Term]] = []
+        #: Terms that are written as a decimal number.
+        self._decimals: set[str] = set()
         #: By the longest word of a term: the place of that word in it, all its words, and the term.
         self._words: dict[str, list[tuple[int, list[str], Term]]] = {}
         for term in sorted(set(terms)):
@@ -83,6 +87,8 @@ class Finder:
         elif term.kind == "path":
             self._paths.append((re.compile(rf"(?<![\w.~-]){re.escape(term.value)}(?![\w-])", re.IGNORECASE), term))
         else:
+            if _DECIMAL.fullmatch(term.value):
+                self._decimals.add(term.value)
             words = words_of(term.value)
             if words:
                 place = max(range(len(words)), key=lambda at: (len(words[at]), at))
@@ -96,7 +102,9 @@ class Finder:
         return found
 
     def _in_words(self, text: str) -> Iterator[Term]:
-        words = words_of(text) if self._words else []
+        if not self._words:
+            return
+        words = words_of(_DECIMAL.sub(lambda number: number[0] if number[0] in self._decimals else " ", text))
         for place in [place for place, word in enumerate(words) if word in self._words]:
             for within, wanted, term in self._words[words[place]]:
                 start = place - within

@@ -37,6 +37,9 @@ STYLE = {
 _THEMED = {INK: "currentColor", FAINT: "var(--faint)", GRID: "var(--line)", PAPER: "var(--paper)"}
 _WHITE = '<rect id="background" width="100%" height="100%" fill="#ffffff"/>'
 
+#: Where an SVG holds coordinates, which matplotlib writes to a millionth of a point; a thousandth is enough.
+_PLACES = re.compile(r'\b(?:d|x|y|transform|points)="[^"]*"')
+_FINE = re.compile(r"(\.\d{3})\d+")
 # None leaves an entry out: dates would change, versions of the software would travel.
 _SVG_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _PDF_METADATA = {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None}
@@ -56,6 +59,7 @@ def inline(make: Callable[[], Figure], prefix: str) -> str:
     body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
     body = re.sub(r"font-family: [^;\"]*; ?", "", body)  # the page's own font
+    body = _PLACES.sub(lambda found: _FINE.sub(r"\1", found[0]), body)
     for plain, themed in _THEMED.items():
         body = body.replace(plain, themed)
     return body.strip()

@@ -353,3 +353,12 @@ def test_a_run_of_files_by_path_leaks_no_path(execute: Execute, tmp_path: Path) 
     for path in (run.folder / "study.yaml", run.folder / "arms.json", run.folder / "failures.json"):
         assert str(tmp_path) not in path.read_text() and "their masks" not in path.read_text()
     assert (run.folder / "private" / "study.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_fraction_of_a_number_is_no_id_unless_the_id_is_that_number() -> None:
+    finder = Finder([Term("id", "897435"), Term("id", "12.345678")])
+    for innocent in ("at 1.897435", "translate(41.897435 -64.897435)", '{"seconds": 0.897435}', "3.897435e-05"):
+        assert finder.find(innocent) == set(), innocent
+    for telling in ("897435", "ID=897435.", "P-897435.nii.gz", "1.2.897435", "v1.897435", "897435.5x"):
+        assert {term.value for term in finder.find(telling)} == {"897435"}, telling
+    assert {term.value for term in finder.find("patient 12.345678")} == {"12.345678"}
