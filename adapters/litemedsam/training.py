@@ -114,7 +114,7 @@ class FineTuning:
 
         Args:
             recorder: told about every epoch before its checkpoint is saved (a kill repeats an epoch and loses none),
-                and about every checkpoint.
+                and about every checkpoint within an epoch.
 
         Raises:
             BenchError: the loss is no longer finite.
@@ -129,7 +129,7 @@ class FineTuning:
                 save_flat(self.model, self.folder / BEST_FILE)
             recorder.epoch(self.epoch, train, validation)
             self.epoch, self.step, self.loss_sum, self.pairs = self.epoch + 1, 0, 0.0, 0
-            self._save(recorder)
+            self._save()
         return {"best_epoch": self.best_epoch, "best_loss": self.best_loss, "epochs": self.epoch}
 
     def _train_epoch(self, recorder: Recorder) -> None:
@@ -146,7 +146,8 @@ class FineTuning:
             self.pairs += len(batch.boxes)
             self.step += 1
             if time.monotonic() - self.saved_at >= self.protocol.checkpoint_seconds:
-                self._save(recorder)
+                self._save()
+                recorder.saved()
 
     def _batches(self) -> Iterator[Batch]:
         """The rest of this epoch's batches, each prepared while the one before it is trained on."""
@@ -197,7 +198,7 @@ class FineTuning:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
-    def _save(self, recorder: Recorder) -> None:
+    def _save(self) -> None:
         state: dict[str, Any] = {
             "identity": self.identity,
             "place": [self.epoch, self.step, self.loss_sum, self.pairs],
@@ -215,7 +216,6 @@ class FineTuning:
         partial = self.folder / (_CHECKPOINT_FILE + ".partial")
         torch.save(state, partial)
         partial.replace(self.folder / _CHECKPOINT_FILE)
-        recorder.saved()
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:

@@ -8,13 +8,16 @@ that the folder stays closed until the last of them is gone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ SCHEMA = 1
 #: Form of the files of `Store.pictures` and `Store.contours`; a reader takes no other.
 PICTURES_SCHEMA = 1
 _LOCK_PATIENCE_S = 5.0
+_log = logging.getLogger("gtvbench")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -95,6 +99,30 @@ def refuse_in_use(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """Hold the lock of an arm's folder, waiting for whoever has it; yields its descriptor, for processes to inherit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        told = False
+        while not _locked(descriptor, 1.0):
+            if not told:
+                _log.warning("waiting for a job that works on %s already", folder.name)
+                told = True
+        yield descriptor
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        raise StoreError(
+            "the file system has no locks, and two jobs could work on one arm",
+            file=folder,
+            remedy="mount it with locks, or choose another with --out",
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
 class Store:
     """Paths and records of one run folder."""
 
@@ -147,8 +175,11 @@ class Store:
         return descriptor
 
     def _sweep(self) -> None:
-        """Remove what a killed run left half-written; nobody else writes here while the lock is held."""
+        """Remove what a killed run left half-written; but for jobs of a cluster, nobody writes here under the lock."""
+        busy = [lock.parent for lock in self.folder.glob("arms/*/.lock") if _is_held(lock)]
         for path in [p for p in self.folder.rglob(".*") if p.name.startswith((".part-", ".old-"))]:
+            if any(path.is_relative_to(folder) for folder in busy):
+                continue  # of a job that a lost run left behind, and that is still at work
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -237,6 +268,14 @@ def _locked(descriptor: int, patience_s: float) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+def _is_held(lock: Path) -> bool:
+    descriptor = os.open(lock, os.O_RDWR)
+    try:
+        return not _locked(descriptor, 0.0)
+    finally:
+        os.close(descriptor)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

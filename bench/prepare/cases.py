@@ -135,6 +135,19 @@ def load_prepared(store: Store, key: str, case: str) -> Prepared | None:
     return Prepared(case, meta["patient"], record["images_digest"], record["reference_digest"], meta)
 
 
+def prompts_key(prepared: Prepared, policy: Policy, seed: int, minimum_area_mm2: float) -> str:
+    """Content key of the prompts of one case."""
+    return step_key(
+        "prompts",
+        PROMPTS_VERSION,
+        reference=prepared.reference_digest,
+        grid=prepared.meta["grid"],
+        policy=[policy.low_mm, policy.high_mm],
+        seed=seed,
+        minimum=minimum_area_mm2,
+    )
+
+
 def prompts_of(
     store: Store,
     prepared: Prepared,
@@ -144,16 +157,7 @@ def prompts_of(
     minimum_area_mm2: float,
 ) -> Prompts:
     """The stored prompts of a case, drawn now where they are not there yet."""
-    step = f"prompts/{prepared.case}"
-    key = step_key(
-        "prompts",
-        PROMPTS_VERSION,
-        reference=prepared.reference_digest,
-        grid=prepared.meta["grid"],
-        policy=[policy.low_mm, policy.high_mm],
-        seed=seed,
-        minimum=minimum_area_mm2,
-    )
+    step, key = f"prompts/{prepared.case}", prompts_key(prepared, policy, seed, minimum_area_mm2)
     path = store.folder / "prompts" / f"{prepared.case}.json"
     if store.record(step, key) is not None:
         return Prompts.from_rows(prepared.case, json.loads(path.read_text()))

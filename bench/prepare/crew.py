@@ -54,7 +54,8 @@ class Crew:
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pool = Pool(PatientWork(self.job), "process that read the patient", self.lock, limit=self.allowed)
+        locks = () if self.lock is None else (self.lock,)
+        self.pool = Pool(PatientWork(self.job), "process that read the patient", locks, limit=self.allowed)
 
     def results(self, tasks: Sequence[Task]) -> Generator[Result]:
         """Each task's result, in the order in which they end; StoreError and StudyError of a worker are raised here."""

@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gtvbench.bench.core.cases import Images, TrainingCase
-from gtvbench.bench.core.digest import digest_file
+from gtvbench.bench.core.digest import digest_file, seed_from
 from gtvbench.bench.core.errors import BenchError, DigestError
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import structures_from
@@ -111,8 +112,8 @@ class PredictWork:
 
 
 @dataclass(frozen=True)
-class Warm:
-    """The method is warm: what follows is the prediction that counts."""
+class Begun:
+    """The prediction that counts begins: the method is warm, its generators are seeded for the case."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class _Fitting:
         where = origin(self.device)
         recorder = EpochTable(work, tell, arm.options.get("epochs"), where)
         start = time.perf_counter()
-        facts = self.adapter.fit(training, validation, work, recorder)
+        facts = _plain_facts(self.adapter.fit(training, validation, work, recorder), arm.name)
         seconds = time.perf_counter() - start
         for name in (marker, work / CLOCK_FILE):
             name.unlink(missing_ok=True)
@@ -166,9 +167,12 @@ class _Predicting:
         step = f"predict/{arm.name}/{item.case}"
         store.forget(step)
         images, prompts = _images(store, item.case), _prompts(store, arm, item)
+        if images.meta["digest"] != item.digests["images"]:
+            raise DigestError("the prepared images are not those that the run planned with", case=item.case)
         if not self.warm:
             self._warm_up(images, prompts)
-            tell(Warm())
+        seed_everything(seed_from(arm.seed, item.case))
+        tell(Begun())
         clock = StageClock(_synchroniser(self.device))
         with clock.measure("case"):
             found = self.adapter.predict(images, prompts, clock)
@@ -184,12 +188,25 @@ class _Predicting:
         """Predict the first case once for nothing, with the prompts of two slices: what later calls do not pay for
         (memory, compilation) is paid for here, the same way for every method."""
         few = Prompts(prompts.case, tuple(box for z in prompts.slices[:2] for box in prompts.in_slice(z)))
-        with self.apart.measure("warmup"):
-            self.adapter.predict(images, few, StageClock(_synchroniser(self.device)))
-        self.adapter.throughput(images, prompts, self.apart)
+        kept = len(self.apart.rows)
+        try:
+            with self.apart.measure("warmup"):
+                self.adapter.predict(images, few, StageClock(_synchroniser(self.device)))
+            self.adapter.throughput(images, prompts, self.apart)
+        except Exception:
+            del self.apart.rows[kept:]
+            raise
         path = self.store.arm_folder(self.arm.name) / "load.json"
         write_atomically(path, json.dumps({"rows": self.apart.rows, "origin": origin(self.device)}) + "\n")
         self.warm = True
+
+
+def _plain_facts(facts: Any, arm: str) -> Any:
+    """What `fit` returned, as JSON keeps it; looked at before the work folder is published."""
+    try:
+        return json.loads(json.dumps(facts, default=lambda value: value.item(), allow_nan=True))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BenchError(f"fit() of {arm} returned facts that JSON cannot hold: {error}") from error
 
 
 def resolve_device(asked: str) -> str:
@@ -274,7 +291,7 @@ def seed_everything(seed: int) -> None:
     if torch is not None:
         torch.manual_seed(seed)
         return
-    sys.meta_path.insert(0, _SeedsTorch(seed))
+    sys.meta_path[:] = [_SeedsTorch(seed), *(finder for finder in sys.meta_path if not isinstance(finder, _SeedsTorch))]
 
 
 class _SeedsTorch(importlib.abc.MetaPathFinder):
@@ -287,12 +304,17 @@ class _SeedsTorch(importlib.abc.MetaPathFinder):
         """The spec of torch, with a loader that seeds; None for any other module."""
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("torch")
+        sys.meta_path.remove(self)  # only while others look: a look-up is no import yet
+        try:
+            spec = importlib.util.find_spec("torch")
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             run: Callable[[ModuleType], None] = spec.loader.exec_module
 
             def run_and_seed(module: ModuleType) -> None:
+                with suppress(ValueError):
+                    sys.meta_path.remove(self)
                 run(module)
                 module.manual_seed(self._seed)
 

@@ -9,21 +9,17 @@ whoever started it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import queue
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from gtvbench.bench.core.errors import StoreError, StudyError
-from gtvbench.bench.core.events import ArmDone, ArmStarted, CaseDone, Event, FitDone
-from gtvbench.bench.files.store import Store
+from gtvbench.bench.core.errors import StudyError
+from gtvbench.bench.core.events import ArmDone, ArmStarted, Event, Failed
 from gtvbench.bench.processes.arm import ArmWork
 from gtvbench.bench.processes.local import run_arm
 from gtvbench.bench.study.file import EngineOptions
@@ -46,7 +42,8 @@ class DaskEngine:
     options: EngineOptions
 
     def run(self, works: Sequence[ArmWork]) -> Iterator[tuple[str, Event]]:
-        """As `Engine.run`. Raises StudyError where the cluster cannot be reached, or it gives up a job."""
+        """As `Engine.run`. Raises StudyError where the cluster cannot be reached; a job that it gives up is a failed
+        arm."""
         if not works:
             return
         with _client(self.options) as client:
@@ -60,20 +57,19 @@ class DaskEngine:
                 )
                 for work in works
             }
-            started, seen = set[str](), {name: list[Event]() for name in jobs}
+            seen = {name: list[Event]() for name in jobs}
             while jobs:
                 with suppress(queue.Empty):
                     name, event = told.get(timeout=_TICK_S)
-                    if name in jobs and not (isinstance(event, ArmStarted) and name in started):
-                        started.add(name)
+                    # A job that lost its worker starts again, and tells again what the first one did.
+                    if name in jobs and event not in seen[name]:
                         seen[name].append(event)
                         yield name, event
-                    continue
                 for name in [name for name, job in jobs.items() if job.done()]:
+                    if ArmStarted() not in seen[name]:
+                        yield name, ArmStarted()
                     for event in _result(name, jobs.pop(name)):
-                        if event in seen[name]:  # told while it was under way
-                            seen[name].remove(event)
-                        else:
+                        if event not in seen[name]:
                             yield name, event
                     yield name, ArmDone()
 
@@ -82,10 +78,9 @@ def _result(name: str, job: Any) -> list[Event]:
     try:
         events: list[Event] = job.result()
     except Exception as error:
-        raise StudyError(
-            f"the cluster gave up the arm {name}: {type(error).__name__}: {error}",
-            remedy="see the logs of its workers; what is finished is kept, start the same command again",
-        ) from error
+        return [
+            Failed("load", None, "crashed", f"the cluster gave up the job: {type(error).__name__}: {error}", "", name)
+        ]
     return events
 
 
@@ -94,26 +89,13 @@ def _job(work: ArmWork, topic: str) -> list[Event]:
     from distributed import get_worker
 
     worker, name = get_worker(), work.arm.name
-    events: list[Event] = []
-
-    def tell(event: Event) -> None:
-        events.append(event)
-        worker.log_event(topic, pickle.dumps((name, event)))
-
     _own_threads()
-    tell(ArmStarted())
-    store = Store(work.arm.run)
-    with _held(store.arm_folder(name) / ".lock"):
-        left = work
-        if work.fit is not None and store.record(f"fit/{name}", work.fit.key) is not None:
-            left = replace(left, fit=None)
-            events.append(FitDone())
-        done = [item for item in work.items if store.record(f"predict/{name}/{item.case}", item.key) is not None]
-        events += [CaseDone(item.case) for item in done]
-        left = replace(left, items=tuple(item for item in work.items if item not in done))
-        if left.items:
-            for event in run_arm(left, None, {}):
-                tell(event)
+    worker.log_event(topic, pickle.dumps((name, ArmStarted())))
+    events: list[Event] = []
+    for event in run_arm(work, None, {}):
+        events.append(event)
+        if not isinstance(event, Failed):  # a failure counts when the job is over: another worker may do better
+            worker.log_event(topic, pickle.dumps((name, event)))
     return events
 
 
@@ -124,29 +106,6 @@ def _own_threads() -> None:
     for name, value in dask.config.get("distributed.nanny.pre-spawn-environ", {}).items():
         if os.environ.get(name) == str(value):
             del os.environ[name]
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold the lock of an arm, waiting for a job that a lost coordinator or worker left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(1.0)
-            except OSError as error:
-                raise StoreError(
-                    f"the file system has no locks ({error.strerror}), and two jobs could work on one arm",
-                    file=path.parent,
-                    remedy="mount it with locks, or choose another with --out",
-                ) from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -182,10 +141,8 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         ) from error
     assert options.cluster is not None
     extra = ["--resources", ",".join(f"{name}={count}" for name, count in _resources(options).items())]
-    limits: dict[str, Any] = {}
-    if options.walltime is not None:
-        limits["walltime"] = options.walltime
-        extra += ["--lifetime", f"{max(seconds_of(options.walltime) - _BEFORE_WALLTIME_S, 30)}s"]
+    assert options.walltime is not None
+    extra += ["--lifetime", f"{max(seconds_of(options.walltime) - _BEFORE_WALLTIME_S, 30)}s"]
     directives = [*options.directives]
     if options.gpus_per_job and options.cluster == "slurm":
         directives.append(f"--gres=gpu:{options.gpus_per_job}")
@@ -197,7 +154,7 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         job_extra_directives=directives,
         worker_extra_args=extra,
         job_script_prologue=[f"export {name}={options.cores}" for name in _THREADS],
-        **limits,
+        walltime=_written(options.walltime, options.cluster),
     )
     try:
         cluster.adapt(minimum_jobs=0, maximum_jobs=options.jobs)
@@ -210,6 +167,13 @@ def _resources(options: EngineOptions) -> dict[str, int]:
     """What a job takes of its worker: of one that is submitted here all, so that one arm runs there at a time."""
     alone = {"ARM": 1} if options.cluster is not None else {}
     return alone | ({"GPU": options.gpus_per_job} if options.gpus_per_job else {})
+
+
+def _written(walltime: str, cluster: str) -> str:
+    """A walltime as a batch system wants it: LSF counts hours and minutes, only SLURM knows days."""
+    minutes, seconds = divmod(seconds_of(walltime), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}" if cluster == "lsf" else f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def seconds_of(walltime: str) -> int:

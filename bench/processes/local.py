@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 
 from gtvbench.bench.core.events import CaseDone, Event, Failed, FitDone, PhaseDone
-from gtvbench.bench.files.store import Store
+from gtvbench.bench.files.store import Store, held
 from gtvbench.bench.processes import pool
 from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitWork, PredictWork
 from gtvbench.bench.processes.worker import Failure
@@ -26,14 +27,38 @@ def run_arm(
 
     A training that dies is a failure of the arm; it goes on from its last checkpoint when the study is run again. A
     case that dies or takes longer than its time is tried once more when the others are done. A method that raises or
-    dies while it is loaded fails with all its cases. `environment` is added to that of the processes; where `stopped`
-    comes true they are ended.
+    dies while it is loaded fails with all its cases. The arm's lock is held meanwhile, and inherited: a job that
+    another run left behind is waited for. `environment` is added to that of the processes; where `stopped` comes true
+    they are ended.
     """
+    store = Store(work.arm.run)
+    with held(store.arm_folder(work.arm.name)) as own:
+        left, done = _left(work, store)
+        yield from done
+        if left.items:
+            yield from _compute(left, [own, *([] if lock is None else [lock])], environment, stopped)
+
+
+def _left(work: ArmWork, store: Store) -> tuple[ArmWork, list[Event]]:
+    """What of the work is still missing now that the arm's lock is held, and what another job did meanwhile."""
+    name, events = work.arm.name, list[Event]()
+    fit = work.fit
+    if fit is not None and store.record(f"fit/{name}", fit.key) is not None:
+        fit = None
+        events.append(FitDone())
+    there = [item for item in work.items if store.record(f"predict/{name}/{item.case}", item.key) is not None]
+    items = tuple(item for item in work.items if item not in there)
+    return replace(work, fit=fit, items=items), [*events, *(CaseDone(item.case) for item in there)]
+
+
+def _compute(
+    work: ArmWork, locks: Sequence[int], environment: Mapping[str, str], stopped: Callable[[], bool]
+) -> Generator[Event]:
     arm, log = work.arm, Store(work.arm.run).arm_folder(work.arm.name) / "log.txt"
 
     def processes(of: FitWork | PredictWork, attempts: int, seconds: float | None) -> pool.Pool:
         return pool.Pool(
-            of, "arm's process", lock, log, {**PATIENT, **os.environ, **environment}, timeout_s=seconds,
+            of, "arm's process", locks, log, {**PATIENT, **os.environ, **environment}, timeout_s=seconds,
             attempts=attempts, stopped=stopped,
         )  # fmt: skip
 
@@ -48,7 +73,7 @@ def run_arm(
                 else:
                     yield FitDone()
                     yield PhaseDone("fit", workers.peak_bytes, **found.value)
-    last = None
+    last, most = None, None
     with processes(PredictWork(arm), 2, work.timeout_s) as workers:
         for found in workers.run(work.items):
             if isinstance(found, pool.Event):
@@ -61,9 +86,10 @@ def run_arm(
                 yield _failed(arm, "predict", found.task.case, failure)
             else:
                 last = found.value
+                most = max(most or 0, last["peak_device_bytes"] or 0) or None
                 yield CaseDone(found.task.case)
         if last is not None:
-            yield PhaseDone("predict", workers.peak_bytes, **last)
+            yield PhaseDone("predict", workers.peak_bytes, most, last["origin"])
 
 
 def _failed(arm: ArmJob, step: str, case: str | None, failure: Failure) -> Failed:

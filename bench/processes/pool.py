@@ -2,7 +2,7 @@
 
 What a worker sends back is small, never a volume. A task whose worker dies or is late is tried once more when nothing
 else is under way, and then given up with its status: no task pays for another. Every worker leads a process group of
-its own, dies with its parent, and inherits the run folder's lock.
+its own, dies with its parent, and inherits the locks of what it works on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -25,6 +25,8 @@ import psutil
 from gtvbench.bench.processes.worker import Done, Failure, Opened, Told, Work
 
 _TICK_S = 0.5
+#: How many times `timeout_s` a task may take before its first event: a method's first call pays for later ones.
+BEFORE_FIRST_EVENT = 3
 _TAIL_BYTES = 4000
 
 
@@ -59,6 +61,8 @@ class _Worker:
     #: Since when it computes what is at hand; None while it opens the work.
     since: float | None = None
     opened: bool = False
+    #: Whether what is at hand told anything yet.
+    told: bool = False
 
 
 def _one() -> int:
@@ -74,14 +78,14 @@ class Pool:
     """Workers for one piece of work, started as they are needed and ended by `close` (or `with`).
 
     `limit` says how many may be at work now, and is asked whenever a task is handed out. `timeout_s` is the time that a
-    task may compute between two events of it; opening the work does not count. What workers print goes to `log`, or
-    nowhere. `attempts` 1: a task whose worker dies is given up at once. Where `stopped` comes true, `run` ends with
-    tasks undone. `environment` is added to that of this process.
+    task may compute after an event of it, and a multiple of it before the first; opening the work does not count. What
+    workers print goes to `log`, or nowhere. `attempts` 1: a task whose worker dies is given up at once. Where `stopped`
+    comes true, `run` ends with tasks undone. `environment` is added to that of this process.
     """
 
     work: Work
     what: str
-    lock: int | None = None
+    locks: Sequence[int] = ()
     log: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     limit: Callable[[], int] = _one
@@ -113,7 +117,7 @@ class Pool:
             if not self._busy():
                 self._hand_out(again, 1)
             for worker in self._heard():
-                yield from self._take(worker, again)
+                yield from self._take(worker, waiting, again)
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self.workers if worker.at_hand is not None]
@@ -123,7 +127,7 @@ class Pool:
             idle = next((w for w in self.workers if w.at_hand is None), None)
             worker = idle or self._start()
             worker.at_hand = attempts.pop(0)
-            worker.since = time.monotonic() if worker.opened else None
+            worker.since, worker.told = time.monotonic() if worker.opened else None, False
             with suppress(OSError):  # it died while it was idle: reading from it will tell
                 worker.link.send(worker.at_hand.task)
         for worker in [w for w in self.workers if w.at_hand is None and len(self.workers) > limit]:
@@ -133,22 +137,27 @@ class Pool:
         """Workers that said something, ended, or are late; waits for one, and looks at memory while it waits."""
         while True:
             ready = wait([worker.link for worker in self._busy()], _TICK_S)
-            found = [worker for worker in self._busy() if worker.link in ready or self._late(worker)]
+            found = [
+                worker
+                for worker in self._busy()
+                if worker.link in ready or self._late(worker) or worker.process.poll() is not None
+            ]
             self.peak_bytes = max([self.peak_bytes, *(_resident(worker.process.pid) for worker in self._busy())])
             if found or self.stopped():
                 return found
 
     def _late(self, worker: _Worker) -> bool:
-        return (
-            self.timeout_s is not None and worker.since is not None and time.monotonic() - worker.since > self.timeout_s
-        )
+        if self.timeout_s is None or worker.since is None:
+            return False
+        limit = self.timeout_s if worker.told else BEFORE_FIRST_EVENT * self.timeout_s
+        return time.monotonic() - worker.since > limit
 
-    def _take(self, worker: _Worker, again: list[_Attempt]) -> Generator[Event | Result]:
+    def _take(self, worker: _Worker, waiting: list[_Attempt], again: list[_Attempt]) -> Generator[Event | Result]:
         attempt = worker.at_hand
         assert attempt is not None
         try:
-            if not worker.link.poll() and self._late(worker):
-                raise TimeoutError
+            if not worker.link.poll():
+                raise TimeoutError if worker.process.poll() is None else EOFError
             message = worker.link.recv()
         except (EOFError, OSError) as error:
             late = isinstance(error, TimeoutError)
@@ -156,7 +165,11 @@ class Pool:
             code = self._dismiss(worker, kill=late)
             told = f"stopped after {self.timeout_s:g} s" if late else ended(code, self.what)
             if attempt.number < self.attempts:
-                again.append(_Attempt(attempt.task, attempt.number + 1))
+                second = _Attempt(attempt.task, attempt.number + 1)
+                if opening:  # what dies while it opens the work would die with every task: it is tried again at once
+                    waiting.insert(0, second)
+                else:
+                    again.append(second)
                 return
             told += ", twice" if attempt.number > 1 else ""
             failure = Failure("timeout" if late else "crashed", told, self._tail(), opening=opening)
@@ -165,7 +178,7 @@ class Pool:
         if isinstance(message, Opened):
             worker.opened, worker.since = True, time.monotonic()
         elif isinstance(message, Told):
-            worker.since = time.monotonic()
+            worker.since, worker.told = time.monotonic(), True
             yield Event(attempt.task, message.event)
         else:
             assert isinstance(message, Done | Failure)
@@ -181,7 +194,7 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
-        passed = [theirs.fileno(), *([self.lock] if self.lock is not None else [])]
+        passed = [theirs.fileno(), *self.locks]
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
         with (self.log or Path(os.devnull)).open("ab") as log:
@@ -202,16 +215,21 @@ class Pool:
             worker.link.send(self.work)
         return worker
 
-    def _dismiss(self, worker: _Worker, kill: bool = False) -> int:
-        """End a worker, which goes by itself when nobody listens, and whatever it started; return its exit code."""
+    def _dismiss(self, worker: _Worker, kill: bool = False) -> int | None:
+        """End a worker, which goes by itself when nobody listens, and whatever it started; return its exit code, None
+        where it did not end by itself."""
         self.workers.remove(worker)
         worker.link.close()
         if kill:
             kill_group(worker.process.pid)
-        with suppress(subprocess.TimeoutExpired):
+        by_itself = True
+        try:
             worker.process.wait(5)
+        except subprocess.TimeoutExpired:
+            by_itself = False
         kill_group(worker.process.pid)
-        code = worker.process.wait()
+        code = worker.process.wait() if by_itself else None
+        worker.process.wait()
         if worker.process.stdin is not None:
             worker.process.stdin.close()
         return code
@@ -229,8 +247,10 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def ended(code: int, what: str) -> str:
-    """How a process ended, in words: its exit code, or the signal that killed it."""
+def ended(code: int | None, what: str) -> str:
+    """How a process ended, in words: its exit code, or the signal that killed it; None: it did not, and was ended."""
+    if code is None:
+        return f"the {what} answered no more and did not end"
     if code >= 0:
         return f"the {what} ended with exit code {code}"
     name = signal.Signals(-code).name

@@ -20,7 +20,8 @@ class EpochTable:
     """Appends a row to epochs.csv in the work folder of a fit: losses, seconds, and on which device and host.
 
     An epoch that is resumed in its middle counts the seconds up to the checkpoint that it goes on from; what was
-    computed after that checkpoint and is computed again counts once.
+    computed after that checkpoint and is computed again counts once. Where it began on another device or machine, it is
+    of device and host "several".
     """
 
     def __init__(self, work: Path, tell: Callable[[Epoch], None], epochs: int | None, origin: dict[str, Any]) -> None:
@@ -32,8 +33,9 @@ class EpochTable:
             with self._path.open(newline="") as stream:
                 self._rows = list(csv.DictReader(stream))
         kept = json.loads(self._clock.read_text()) if self._clock.exists() else {"epoch": -1, "seconds": 0.0}
+        self._origin_before = {name: kept.get(name, own) for name, own in self._origin.items()}
         self._resumed, self._before = int(kept["epoch"]), float(kept["seconds"])
-        self._next = self._resumed if self._resumed >= 0 else len(self._rows)
+        self._next = len(self._rows)
         self.preparation_seconds = 0.0
         self._start = time.perf_counter()
 
@@ -45,13 +47,13 @@ class EpochTable:
 
     def saved(self) -> None:
         """Keep the seconds of the epoch under way, so that a fit that goes on from this checkpoint counts them."""
-        kept = {"epoch": self._next, "seconds": self._seconds(self._next)}
+        kept = {"epoch": self._next, "seconds": self._seconds(self._next), **self._where(self._next)}
         write_atomically(self._clock, json.dumps(kept))
 
     def epoch(self, epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
         """Record an epoch and the seconds since the one before (or since fit() was ready)."""
         row = {"epoch": epoch, "train_loss": train_loss, "validation_loss": validation_loss}
-        row |= {"seconds": self._seconds(epoch), **self._origin, **extra}
+        row |= {"seconds": self._seconds(epoch), **self._where(epoch), **extra}
         # After a kill the epochs since the last checkpoint come again; the newer row is the one that counts.
         self._rows = [r for r in self._rows if int(r["epoch"]) < epoch] + [row]
         names = list(dict.fromkeys(name for r in self._rows for name in r))
@@ -60,6 +62,7 @@ class EpochTable:
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self._path, text.getvalue())
+        self._clock.unlink(missing_ok=True)
         self._tell(Epoch(epoch, self._epochs, train_loss, validation_loss))
         self._next, self._resumed = epoch + 1, -1
         self._start = time.perf_counter()
@@ -67,3 +70,9 @@ class EpochTable:
     def _seconds(self, epoch: int) -> float:
         before = self._before if epoch == self._resumed else 0.0
         return before + time.perf_counter() - self._start
+
+    def _where(self, epoch: int) -> dict[str, Any]:
+        """Device and host of an epoch; one that began elsewhere is of neither."""
+        if epoch != self._resumed or self._origin_before == self._origin:
+            return self._origin
+        return dict.fromkeys(self._origin, "several")

@@ -6,6 +6,8 @@ write beside its successor.
 
 from __future__ import annotations
 
+import os
+import pickle
 import sys
 import traceback
 from collections.abc import Callable
@@ -74,10 +76,18 @@ def attempt(do: Callable[[], Any], opening: bool = False) -> Done | Failure:
     try:
         return Done(do(), peak_host_bytes())
     except Exception as error:
-        own = error if isinstance(error, BenchError) else None
+        own = error if isinstance(error, BenchError) and _travels(error) else None
         kind = type(error).__name__
-        message = str(error) if own is not None else f"{kind}: {error}"
+        message = str(error) if isinstance(error, BenchError) else f"{kind}: {error}"
         return Failure("raised", message, traceback.format_exc(), own, kind, opening)
+
+
+def _travels(error: BenchError) -> bool:
+    """Whether an error comes out of a pickle as it went in: a method may have made a class of its own."""
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)
+    except Exception:
+        return False
 
 
 def serve(link: Connection) -> None:
@@ -100,8 +110,10 @@ def main() -> int:
     # Run as a module this file is __main__: what is unpickled is of the imported module, and so is what serves it.
     from gtvbench.bench.processes import worker
 
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)  # what a method starts must not keep the line open
     with suppress(EOFError, OSError):  # the pool is done, or gone
-        worker.serve(Connection(int(sys.argv[1])))
+        worker.serve(Connection(descriptor))
     return 0
 
 

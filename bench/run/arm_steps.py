@@ -82,7 +82,7 @@ class _State:
                 lost = [case] if case else [item.case for item in self.items.values() if self._lacks(item)]
                 self.status.update(dict.fromkeys(lost, status))
             case PhaseDone():
-                tables.note_phase(self.scores.ready.store, name, event)
+                tables.note_phase(self.scores.ready.store, name, event, self.scores.ready.identity(self.arm))
 
     def _lacks(self, item: Item) -> bool:
         return item.case not in self.status and self.scores.ready.predicted(self.arm, item) is None

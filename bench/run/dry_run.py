@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.files.store import Store
-from gtvbench.bench.prepare.cases import load_prepared, prepare_key
+from gtvbench.bench.prepare.cases import load_prepared, prepare_key, prompts_key
 from gtvbench.bench.processes.arm import ArmWork
 from gtvbench.bench.run.plan import Ready
 from gtvbench.bench.study.arms import Arm, plan_arms
@@ -63,11 +63,13 @@ def _as_it_lies(study: Study, base: Path, cohort: Cohort, store: Store) -> tuple
     prepared, prompts = {}, {}
     for entry in cohort.used:
         found = load_prepared(store, prepare_key(entry.identity, cohort.modalities, cohort.structures), entry.name)
-        with suppress(OSError, ValueError):
+        if found is None:
+            continue
+        prepared[entry.name] = found
+        key = prompts_key(found, policy_from(study.prompts.policy), study.seed, study.prompts.minimum_area_mm2)
+        if store.record(f"prompts/{entry.name}", key) is not None:
             rows = json.loads((store.folder / "prompts" / f"{entry.name}.json").read_text())
             prompts[entry.name] = Prompts.from_rows(entry.name, rows)
-        if found is not None:
-            prepared[entry.name] = found
     missing = len(cohort.used) - len(prepared)
     whole = not missing and len(prompts) == len(cohort.used)
     return Ready(study, base, store, cohort, prepared, prompts) if whole else None, missing
@@ -116,6 +118,7 @@ def _clock(arm: Path, record: dict[str, Any], run: str) -> _Clock:
     with suppress(OSError, ValueError, KeyError):
         timing = pd.read_parquet(arm / "timing.parquet")
         whole = timing[timing["stage"] == "case"]
-        case = median(whole["seconds"]) if len(whole) else None
-        where = ", ".join(whole["device"].dropna().unique()) or where
+        last = whole[whole["device"] == whole["device"].iloc[-1]] if whole["device"].notna().any() else whole
+        case = median(last["seconds"]) if len(last) else None
+        where = next(iter(last["device"].dropna()), where)
     return _Clock(epoch, case, f"{run}, {where}")

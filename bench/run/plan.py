@@ -18,7 +18,7 @@ from gtvbench.bench.study.cohort import Cohort
 from gtvbench.bench.study.file import Study
 
 FIT_VERSION = 1
-PREDICT_VERSION = 1
+PREDICT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,10 @@ class Ready:
     def _prompts_digest(self, arm: Arm, case: str) -> str | None:
         """A method that sees no prompt does not depend on them."""
         return self.prompts[case].digest if arm.prompts else None
+
+    def identity(self, arm: Arm) -> str:
+        """Digest of what an arm is: method, options, weights, seed; not of its data."""
+        return step_key("arm", 1, arm=self._identity(arm))
 
     def _identity(self, arm: Arm) -> dict[str, Any]:
         return {

@@ -71,13 +71,14 @@ def _timed(case: str, rows: str, record: Any) -> list[dict[str, Any]]:
     return [{"case": case, **row, **where} for row in record[rows]]
 
 
-def note_phase(store: Store, arm: str, event: PhaseDone) -> None:
-    """Keep what a phase of an arm took in process.json: the most of all sessions on a machine, else the last one's."""
+def note_phase(store: Store, arm: str, event: PhaseDone, identity: str) -> None:
+    """Keep what a phase of an arm took in process.json: the most of all sessions that did the same (`identity`) on the
+    same machine, else the last one's."""
     path = store.arm_folder(arm) / "process.json"
     phases = _phases(store, arm)
-    facts: dict[str, Any] = asdict(event)
+    facts: dict[str, Any] = asdict(event) | {"identity": identity}
     before = phases.get(facts.pop("phase"))
-    if before is not None and before["origin"] == facts["origin"]:
+    if before is not None and all(before.get(name) == facts[name] for name in ("origin", "identity")):
         for name in ("peak_host_bytes", "peak_device_bytes"):
             facts[name] = max(before[name] or 0, facts[name] or 0) or None
     write_json(phases | {event.phase: facts}, path)

@@ -183,10 +183,11 @@ class EngineOptions(_Model):
     memory: str = "16GB"
     """Memory of a batch job."""
     gpus_per_job: int = Field(default=0, ge=0)
-    """GPUs of a batch job; arms then wait for a worker that has them."""
+    """GPUs of a batch job; arms then wait for a worker that has them. On other systems than SLURM, `directives` must
+    ask for them."""
     walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d+:\d\d:\d\d$")] | None = None
-    """Time limit of a batch job, `[DAYS-]HOURS:MINUTES:SECONDS`. One that ends goes on in the next job, from its last
-    checkpoint."""
+    """Time limit of a batch job, `[DAYS-]HOURS:MINUTES:SECONDS`, needed with `cluster`. One that ends goes on in the
+    next job, from its last checkpoint."""
     directives: list[str] = Field(default_factory=list)
     """More directives of the batch system, for example `["--account=radonc"]`."""
 
@@ -196,6 +197,10 @@ class EngineOptions(_Model):
             raise ValueError("dask needs either 'address' or 'cluster'")
         if self.kind == "local" and (self.address or self.cluster):
             raise ValueError("'address' and 'cluster' belong to kind: dask")
+        if self.cluster is not None and self.walltime is None:
+            raise ValueError("a cluster needs the 'walltime' of its jobs")
+        if self.gpus_per_job and self.cluster not in (None, "slurm") and not self.directives:
+            raise ValueError(f"say in 'directives' how {self.cluster} gives a job its GPUs")
         return self
 
 

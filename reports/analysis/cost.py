@@ -25,16 +25,21 @@ STAGES = {
 _COUNTED_BY_CASE = ("case", "encode", "decode", "preprocess", "segment", "export")
 
 
-def by_place(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """A table of times by where they were measured: name of the device, with the machine where there are several.
+def several_hosts(run: FinishedRun) -> bool:
+    """Whether the times of a run are of more than one machine."""
+    tables = [table for table in (*run.timing.values(), *run.epochs.values()) if "host" in table]
+    return len({host for table in tables for host in table["host"].dropna().unique()}) > 1
+
+
+def by_place(table: pd.DataFrame, hosts: bool) -> dict[str, pd.DataFrame]:
+    """A table of times by where they were measured: name of the device, and with `hosts` the machine.
 
     What an older version recorded does not say, and stands under "".
     """
     if "device" not in table or table["device"].isna().all():
         return {"": table}
     device, host = table["device"].fillna("not recorded").astype(str), table["host"].fillna("?").astype(str)
-    several = host.nunique() > 1
-    place = device + (" (machine " + host + ")" if several else "")
+    place = device + (" (machine " + host + ")" if hosts else "")
     return {str(name): part for name, part in table.groupby(place, sort=False)}
 
 
@@ -44,13 +49,13 @@ def epoch_summary(run: FinishedRun) -> pd.DataFrame:
 
     The first epoch is kept apart, because it also pays for caches, compilation and memory.
     """
-    rows = []
+    rows, hosts = [], several_hosts(run)
     for arm in run.arms:
         table = run.epochs.get(arm.name)
         if table is None:
             continue
         losses = table["validation_loss"].dropna()
-        for place, part in by_place(table.sort_values("epoch")).items():
+        for place, part in by_place(table.sort_values("epoch"), hosts).items():
             first = part["epoch"] == 0
             seconds, later = part["seconds"], part.loc[~first, "seconds"]
             rows.append(
@@ -91,9 +96,9 @@ def stage_summary(run: FinishedRun) -> pd.DataFrame:
 
     Times of different devices or machines are never pooled.
     """
-    rows = []
+    rows, hosts = [], several_hosts(run)
     for arm in run.arms:
-        for place, timing in by_place(_of_cases(run, arm.name)).items():
+        for place, timing in by_place(_of_cases(run, arm.name), hosts).items():
             for stage, seconds in _observations(timing).items():
                 rows.append(
                     {
@@ -139,14 +144,14 @@ def disturbed(run: FinishedRun, stages: pd.DataFrame) -> float | None:
 
 def resources(run: FinishedRun) -> pd.DataFrame:
     """For each arm that ran: device, loading, warm-up, batched throughput, peak memory of predicting and training."""
-    rows = []
+    rows, hosts = [], several_hosts(run)
     for arm in run.arms:
         timing = run.timing.get(arm.name)
         if arm.status == "skipped" or (timing is None and arm.peak_host_bytes is None):
             continue
         by_stage = {} if timing is None else {str(stage): part for stage, part in timing.groupby("stage")}
         load, warm, batched = by_stage.get("load"), by_stage.get("warmup"), by_stage.get("throughput")
-        places = list(by_place(timing)) if timing is not None else []
+        places = list(by_place(timing, hosts)) if timing is not None else []
         rows.append(
             {
                 "arm": arm.name,

@@ -16,6 +16,7 @@ import pandas as pd
 
 from gtvbench.bench.study.record import ArmRecord
 from gtvbench.reports.analysis.contrasts import LEVEL
+from gtvbench.reports.analysis.cost import by_place
 from gtvbench.reports.analysis.scores import best_arms, presence
 from gtvbench.reports.run.load import FinishedRun
 from gtvbench.reports.statistics.paired import holm, smallest_p
@@ -269,7 +270,7 @@ def _cost(run: FinishedRun, best: Sequence[str], costs: Mapping[str, float]) -> 
     lines, arms = [], {arm.name: arm for arm in run.arms}
     for name in best[:3]:
         parts = [f"{duration(costs[name])} a case"] if name in costs else []
-        if name in run.epochs:
+        if name in run.epochs and len(by_place(run.epochs[name], hosts=True)) == 1:
             seconds = run.epochs[name]["seconds"]
             parts.append(f"{duration(float(seconds.sum()))} of training in {counted(len(seconds), 'epoch')}")
         if parts:

@@ -27,7 +27,15 @@ STUDY: dict[str, Any] = {
         "nnunet-box": {"epochs": 2, "iterations": 4, "validation-iterations": 2, "configuration": "2d"},
     },
 }
-JOBS = {"kind": "dask", "cluster": "slurm", "queue": "cpu", "jobs": 1, "cores": 2, "memory": "8GB"}
+JOBS = {
+    "kind": "dask",
+    "cluster": "slurm",
+    "queue": "cpu",
+    "jobs": 1,
+    "cores": 2,
+    "memory": "8GB",
+    "walltime": "1:00:00",
+}
 
 
 @pytest.fixture(scope="module")

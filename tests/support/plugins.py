@@ -8,6 +8,7 @@ import json, os, random, re, signal, sys, time
 import numpy as np
 from gtvbench.adapters.base import Needs, Options, VolumeMethod
 from gtvbench.adapters.slices import SliceMethod
+from gtvbench.bench.core.errors import BenchError
 
 class Killing:
     """Kills this process, or its parent, in place of the n-th publication of what GTVBENCH_TEST_KILL names."""
@@ -62,6 +63,11 @@ class Sleeper(SliceMethod):
     def decode(self, embeddings, boxes):
         return [np.zeros((len(b), *embeddings.shape[1:3]), np.float32) for b in boxes]
 
+class OddError(BenchError):
+    """Comes out of no pickle."""
+    def __init__(self, why, number):
+        super().__init__(f"{why}, {number} times")
+
 class Broken(VolumeMethod):
     """Breaks in the way that its option names: in every case, or in one, or in one for the first time only."""
     needs = Needs(fusions=("ct-only",))
@@ -88,6 +94,8 @@ class Broken(VolumeMethod):
             return np.full(images.grid.shape, 77, np.uint8)
         if how == "nothing":
             return None
+        if how == "odd":
+            raise OddError("it is odd", 3)
         raise ValueError("no luck")
 
 class Dice(VolumeMethod):

@@ -126,7 +126,7 @@ def test_fine_tuning_leaves_what_prediction_loads(
     facts = tuned.fit([case], [case], tmp_path, recorder)
     assert recorder.epochs == [0]
     assert facts["best_epoch"] == 0
-    assert recorder.stages == [("ready", -1, 0), ("saved", -1, 0)]
+    assert recorder.stages == [("ready", -1, 0)]
     assert not (tmp_path / "embeddings").exists()
     tuned.load(tmp_path)
     found, untouched = (one.predict(case.images, case.prompts, Silent()) for one in (tuned, method))

@@ -20,7 +20,7 @@ from distributed import LocalCluster
 
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.processes import dask_engine
-from gtvbench.bench.processes.dask_engine import seconds_of
+from gtvbench.bench.processes.dask_engine import _written, seconds_of
 from gtvbench.bench.study.file import EngineOptions
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
@@ -126,6 +126,8 @@ def test_two_gpus_take_an_arm_each(execute: Execute, with_plugins: Path) -> None
         ({"kind": "dask", "address": "tcp://a:1", "cluster": "slurm"}, "either 'address' or 'cluster'"),
         ({"address": "tcp://a:1"}, "belong to kind: dask"),
         ({"kind": "dask", "cluster": "slurm", "walltime": "an hour"}, "walltime"),
+        ({"kind": "dask", "cluster": "slurm"}, "needs the 'walltime'"),
+        ({"kind": "dask", "cluster": "pbs", "walltime": "1:00:00", "gpus-per-job": 1}, "how pbs gives a job its GPUs"),
     ],
 )
 def test_an_engine_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
@@ -139,5 +141,6 @@ def test_a_scheduler_that_does_not_answer_is_named(execute: Execute, monkeypatch
         execute(["box-fill"], engine={"kind": "dask", "address": "tcp://127.0.0.1:9"})
 
 
-def test_walltimes_in_seconds() -> None:
+def test_walltimes_are_written_as_each_system_wants_them() -> None:
+    assert [_written("1-02:03:04", name) for name in ("slurm", "pbs", "lsf")] == ["26:03:04", "26:03:04", "26:03"]
     assert [seconds_of(text) for text in ("00:01:00", "2:30:05", "1-00:00:00")] == [60, 9005, 86400]

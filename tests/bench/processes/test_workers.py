@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from gtvbench.bench.files.nifti import read_volume
+from gtvbench.bench.files.store import held
 from gtvbench.bench.privacy.policy import is_shareable
 from gtvbench.bench.processes.recorder import EpochTable
 
@@ -118,6 +119,48 @@ def test_every_generator_of_a_method_is_seeded_whatever_the_device_is_called(exe
 
 
 @pytest.mark.usefixtures("with_plugins")
+def test_what_is_drawn_for_a_case_does_not_depend_on_the_cases_before_it(execute: Execute) -> None:
+    _, run = execute(["dice"])
+    first, last = run.cohort.cases("test")
+    (run.folder / "steps" / "predict" / "dice.ct-only" / f"{last}.json").unlink()
+    before = read_volume(run.store.prediction("dice.ct-only", last)).array
+    outcome, _ = execute(["dice"])
+    assert outcome.computed["predict"] == 1
+    np.testing.assert_array_equal(read_volume(run.store.prediction("dice.ct-only", last)).array, before)
+    assert not np.array_equal(read_volume(run.store.prediction("dice.ct-only", first)).array, before)
+
+
+def test_torch_is_seeded_at_its_import_whoever_looked_for_it_before(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("seeds = []\ndef manual_seed(seed):\n    seeds.append(seed)\n")
+    code = (
+        "import importlib.util, sys\nfrom gtvbench.bench.processes.arm import seed_everything\n"
+        "seed_everything(5)\nseed_everything(6)\nassert 'torch' not in sys.modules\n"
+        "assert importlib.util.find_spec('torch')\nfrom torch import seeds\nseed_everything(7)\nprint(seeds)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[6, 7]", done.stderr
+
+
+@pytest.mark.usefixtures("with_plugins")
+def test_an_error_of_a_methods_own_kind_costs_its_cases_alone(execute: Execute) -> None:
+    outcome, _ = execute(["broken", "box-fill"], methods={"broken": {"how": "odd"}})
+    assert [failure["message"] for failure in outcome.failures] == ["it is odd, 3 times"] * 2
+    assert outcome.computed["predict"] == 2
+
+
+def test_a_job_that_was_left_behind_is_waited_for(tmp_path: Path) -> None:
+    with held(tmp_path / "arm"):
+        code = "import sys\nfrom pathlib import Path\nfrom gtvbench.bench.files.store import held\n"
+        code += "with held(Path(sys.argv[1])):\n    pass"
+        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "arm")], stderr=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(2.5)
+    _, told = other.communicate(timeout=10)
+    assert other.returncode == 0 and "waiting for a job that works on arm already" in told
+
+
+@pytest.mark.usefixtures("with_plugins")
 def test_a_change_of_prompts_leaves_a_method_alone_that_sees_none(execute: Execute) -> None:
     execute(["learned-threshold", "box-fill"], methods={"learned-threshold": {"epochs": 1, "seconds": 0.0}})
     changed = {"prompts": {"policy": "tight"}, "methods": {"learned-threshold": {"epochs": 1, "seconds": 0.0}}}
@@ -135,11 +178,10 @@ def test_an_epoch_resumed_in_its_middle_counts_all_its_time(tmp_path: Path) -> N
     second = EpochTable(tmp_path, told.append, 2, origin | {"host": "b"})
     second.ready()
     second.epoch(0, 1.0, 2.0)
-    second.saved()
     EpochTable(tmp_path, told.append, 2, origin).epoch(1, 1.0, 2.0)
     table = pd.read_csv(tmp_path / "epochs.csv")
     assert 0.2 <= table["seconds"][0] < 0.35 and table["seconds"][1] < 0.15
-    assert table["host"].tolist() == ["b", "a"] and [event.epoch for event in told] == [0, 1]
+    assert table["host"].tolist() == ["several", "a"] and [event.epoch for event in told] == [0, 1]
 
 
 STUDY = {
