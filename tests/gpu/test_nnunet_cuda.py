@@ -1,4 +1,4 @@
-"""nnU-Net on CUDA: streamed predictions are those of case after case, and the CPU's but for rounding.
+"""nnU-Net on CUDA: it learns, and its predictions are the CPU's but for rounding.
 
 pytest tests/gpu                                            needs a GPU; skipped elsewhere
 python tests/speed/nnunet_parity.py train --device cuda --patients 24 --shape 96 160 160 --iterations 50
@@ -34,7 +34,7 @@ STUDY: dict[str, Any] = {
 }
 
 
-def test_training_on_cuda_learns_and_its_streamed_predictions_are_the_cpus(tmp_path: Path) -> None:
+def test_training_on_cuda_learns_and_its_predictions_are_the_cpus(tmp_path: Path) -> None:
     predicted = {}
     for device in ("cuda", "cpu"):
         study = Study.model_validate(STUDY | {"device": device})
