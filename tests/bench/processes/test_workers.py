@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 from gtvbench.bench.files.nifti import read_volume
 from gtvbench.bench.files.store import held
 from gtvbench.bench.privacy.policy import is_shareable
-from gtvbench.bench.processes.recorder import EpochTable
+from gtvbench.bench.processes import recorder
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
 
@@ -150,14 +150,17 @@ def test_an_error_of_a_methods_own_kind_costs_its_cases_alone(execute: Execute) 
 
 
 def test_a_job_that_was_left_behind_is_waited_for(tmp_path: Path) -> None:
-    with held(tmp_path / "arm"):
-        code = "import sys\nfrom pathlib import Path\nfrom gtvbench.bench.files.store import held\n"
-        code += "with held(Path(sys.argv[1])):\n    pass"
-        other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "arm")], stderr=subprocess.PIPE, text=True)
-        with pytest.raises(subprocess.TimeoutExpired):
-            other.wait(2.5)
-    _, told = other.communicate(timeout=10)
-    assert other.returncode == 0 and "waiting for a job that works on arm already" in told
+    code = "import sys\nfrom pathlib import Path\nfrom gtvbench.bench.files.store import held\n"
+    code += "with held(Path(sys.argv[1])):\n    pass"
+    command = [sys.executable, "-c", code, str(tmp_path / "arm")]
+    with ExitStack() as lock:
+        lock.enter_context(held(tmp_path / "arm"))
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
+            assert other.stderr is not None
+            assert "waiting for a job that works on arm already" in other.stderr.readline()
+            assert other.poll() is None
+            lock.close()
+    assert other.returncode == 0
 
 
 @pytest.mark.usefixtures("with_plugins")
@@ -169,18 +172,23 @@ def test_a_change_of_prompts_leaves_a_method_alone_that_sees_none(execute: Execu
     assert outcome.computed["score"] == 4  # the slices that had a prompt are others now
 
 
-def test_an_epoch_resumed_in_its_middle_counts_all_its_time(tmp_path: Path) -> None:
-    origin, told = {"device_name": "cpu", "host": "a"}, list[Any]()
-    first = EpochTable(tmp_path, told.append, 2, origin)
-    time.sleep(0.2)
+def test_an_epoch_resumed_in_its_middle_counts_all_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, origin, told = [100.0], {"device_name": "cpu", "host": "a"}, list[Any]()
+    monkeypatch.setattr(recorder.time, "perf_counter", lambda: now[0])
+    first = recorder.EpochTable(tmp_path, told.append, 2, origin)
+    now[0] += 20
     first.saved()
-    time.sleep(0.2)  # lost with the kill, and computed again
-    second = EpochTable(tmp_path, told.append, 2, origin | {"host": "b"})
+    now[0] += 5  # lost with the kill, and computed again
+    second = recorder.EpochTable(tmp_path, told.append, 2, origin | {"host": "b"})
+    now[0] += 3
     second.ready()
+    now[0] += 7
     second.epoch(0, 1.0, 2.0)
-    EpochTable(tmp_path, told.append, 2, origin).epoch(1, 1.0, 2.0)
+    third = recorder.EpochTable(tmp_path, told.append, 2, origin)
+    now[0] += 11
+    third.epoch(1, 1.0, 2.0)
     table = pd.read_csv(tmp_path / "epochs.csv")
-    assert 0.2 <= table["seconds"][0] < 0.35 and table["seconds"][1] < 0.15
+    assert table["seconds"].tolist() == [27, 11] and second.preparation_seconds == 3
     assert table["host"].tolist() == ["several", "a"] and [event.epoch for event in told] == [0, 1]
 
 

@@ -140,5 +140,5 @@ def test_a_dry_run_tells_what_is_missing_and_takes_the_time_from_former_runs(exe
     assert {job.what for job in plan_jobs(study, tmp_path, tmp_path / "run", names)} == {"done"}
     other = plan_jobs(study.model_copy(update={"seed": 5}), tmp_path, tmp_path / "other", names)
     fit, predict = other[1:3]
-    assert fit.seconds and 0.4 <= fit.seconds < 2 and fit.by.startswith("run, ")
+    assert fit.seconds and fit.seconds >= 0.4 and fit.by.startswith("run, ")
     assert predict.seconds and predict.seconds >= 0.2
