@@ -98,7 +98,8 @@ class Adapter(ABC):
     =============  ==================================================  ========================================
 
     `fit` runs in a process of its own, and so do `load` and what follows it: nothing passes from one to the other but
-    the files of `fit`. Random generators of Python, NumPy and torch (whenever it is imported) are seeded before both.
+    the files of `fit`. Random generators of Python, NumPy and torch (whenever it is imported) are seeded before both,
+    and before each case by its name.
     """
 
     needs: ClassVar[Needs]

@@ -13,7 +13,8 @@ import os
 import pickle
 import queue
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,9 @@ class DaskEngine:
 
     options: EngineOptions
 
-    def run(self, works: Sequence[ArmWork]) -> Iterator[tuple[str, Event]]:
-        """As `Engine.run`. Raises StudyError where the cluster cannot be reached; a job that it gives up is a failed
-        arm."""
+    def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
+        """As `Engine.run`. Raises StudyError where the cluster cannot be reached, or is lost; a job that it gives up is
+        a failed arm."""
         if not works:
             return
         with _client(self.options) as client:
@@ -77,6 +78,11 @@ class DaskEngine:
 def _result(name: str, job: Any) -> list[Event]:
     try:
         events: list[Event] = job.result()
+    except CancelledError as error:  # not the arm's fault: nothing may be scored as if it were
+        raise StudyError(
+            "the cluster lost its scheduler, and with it the jobs that were under way",
+            remedy="start it, then the same command again: what is finished is kept",
+        ) from error
     except Exception as error:
         return [
             Failed("load", None, "crashed", f"the cluster gave up the job: {type(error).__name__}: {error}", "", name)

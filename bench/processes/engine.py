@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,8 +16,9 @@ from gtvbench.bench.processes.local import run_arm
 class Engine(Protocol):
     """Computes what is missing of arms. A result is published in the run folder; an event only tells of it."""
 
-    def run(self, works: Sequence[ArmWork]) -> Iterator[tuple[str, Event]]:
-        """What happens to each arm, by its name, as it happens, from `ArmStarted` to `ArmDone`."""
+    def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
+        """What happens to each arm, by its name, as it happens, from `ArmStarted` to `ArmDone`. Closed early, it
+        ends what it started."""
         ...
 
 
@@ -31,7 +32,7 @@ class LocalEngine:
     lock: int
     gpus: tuple[int, ...] = ()
 
-    def run(self, works: Sequence[ArmWork]) -> Iterator[tuple[str, Event]]:
+    def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`; the events of arms that run side by side come mixed."""
         if len(self.gpus) > 1 and len(works) > 1:
             yield from self._side_by_side(works)
@@ -43,7 +44,7 @@ class LocalEngine:
                 yield work.arm.name, event
             yield work.arm.name, ArmDone()
 
-    def _side_by_side(self, works: Sequence[ArmWork]) -> Iterator[tuple[str, Event]]:
+    def _side_by_side(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
         """One thread a GPU takes the next arm. Threads live as long as what they start: a child would die with them."""
         told: queue.SimpleQueue[tuple[str, Event | BaseException]] = queue.SimpleQueue()
         waiting, stop = iter(works), threading.Event()

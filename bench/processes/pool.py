@@ -7,6 +7,7 @@ its own, dies with its parent, and inherits the locks of what it works on.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -146,11 +147,14 @@ class Pool:
             if found or self.stopped():
                 return found
 
-    def _late(self, worker: _Worker) -> bool:
+    def _allowed(self, worker: _Worker) -> float:
+        """Seconds that a worker may take until it is heard of again."""
         if self.timeout_s is None or worker.since is None:
-            return False
-        limit = self.timeout_s if worker.told else BEFORE_FIRST_EVENT * self.timeout_s
-        return time.monotonic() - worker.since > limit
+            return math.inf
+        return self.timeout_s if worker.told else BEFORE_FIRST_EVENT * self.timeout_s
+
+    def _late(self, worker: _Worker) -> bool:
+        return worker.since is not None and time.monotonic() - worker.since > self._allowed(worker)
 
     def _take(self, worker: _Worker, waiting: list[_Attempt], again: list[_Attempt]) -> Generator[Event | Result]:
         attempt = worker.at_hand
@@ -161,9 +165,9 @@ class Pool:
             message = worker.link.recv()
         except (EOFError, OSError) as error:
             late = isinstance(error, TimeoutError)
-            opening = worker.since is None
+            opening, allowed = worker.since is None, self._allowed(worker)
             code = self._dismiss(worker, kill=late)
-            told = f"stopped after {self.timeout_s:g} s" if late else ended(code, self.what)
+            told = f"stopped after {allowed:g} s" if late else ended(code, self.what)
             if attempt.number < self.attempts:
                 second = _Attempt(attempt.task, attempt.number + 1)
                 if opening:  # what dies while it opens the work would die with every task: it is tried again at once

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,8 @@ def run_arms(
     """
     states = {arm.name: _State(arm, scores) for arm in arms}
     works = {name: work for name, state in states.items() if (work := state.missing()) is not None}
-    with ExitStack() as phases:
-        for name, event in engine.run(list(works.values())):
+    with ExitStack() as phases, closing(engine.run(list(works.values()))) as events:
+        for name, event in events:
             state, work = states[name], works[name]
             if isinstance(event, ArmStarted):
                 epochs = int(work.arm.options.get("epochs") or 0) if work.fit is not None else 0

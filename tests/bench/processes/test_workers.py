@@ -45,7 +45,7 @@ def test_epochs_and_slices_take_the_time_that_a_method_takes(execute: Execute) -
 
 BROKEN = {
     "crash": ("crashed", "SIGABRT"),
-    "hang": ("timeout", "stopped after 1"),
+    "hang": ("timeout", "stopped after 4.5 s, twice"),  # three times the limit: a first call may take longer
     "shape": ("crashed", "instead of a label map"),
     "label": ("crashed", "unknown label values [77]"),
     "raise": ("crashed", "ValueError: no luck"),
