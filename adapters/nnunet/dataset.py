@@ -74,9 +74,10 @@ def translated(label: Channels, values: dict[int, int]) -> Channels:
     return table[label]
 
 
-def write_splits(path: Path, train: Sequence[str], validation: Sequence[str]) -> None:
-    """Write splits_final.json with the one split of the study."""
-    path.write_text(json.dumps([{"train": sorted(train), "val": sorted(validation)}], indent=1) + "\n")
+def write_splits(path: Path, *folds: tuple[Sequence[str], Sequence[str]]) -> None:
+    """Write splits_final.json: training and validation cases of each fold."""
+    text = json.dumps([{"train": sorted(train), "val": sorted(validation)} for train, validation in folds], indent=1)
+    path.write_text(text + "\n")
 
 
 def link(source: Path, target: Path) -> None:

@@ -49,7 +49,7 @@ def export(
     layout.write_description(folder, len(training) + len(validation))
     # Without validation cases the pseudo-Dice is one of training cases; nnU-Net cannot do without any.
     held_out = [case.case for case in validation] or [case.case for case in training]
-    write_splits(folder / "splits_final.json", [case.case for case in training], held_out)
+    write_splits(folder / "splits_final.json", ([case.case for case in training], held_out))
     return voxels
 
 

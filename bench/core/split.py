@@ -1,4 +1,7 @@
-"""The split of *patients* into training, validation and test set; a patient in two of them is an error."""
+"""The split of *patients* into training, validation and test set; a patient in two of them is an error.
+
+A cross-validation is a split whose test set is every patient, made of one split a fold.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,16 @@ SUBSETS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Patients of each subset, sorted by name within it."""
+    """Patients of each subset, sorted by name within it.
+
+    `folds`, of a cross-validation: what trains, validates and tests in each fold. Every patient is tested in one of
+    them, and is in `test` here; nobody is in `train` or `validation`.
+    """
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
+    folds: tuple[Split, ...] = ()
 
     def __post_init__(self) -> None:
         seen: dict[str, str] = {}
@@ -37,11 +45,21 @@ class Split:
     @property
     def digest(self) -> str:
         """Identity of the split."""
-        return digest_json(self.as_dict())
+        folds = {"folds": [fold.as_dict() for fold in self.folds]} if self.folds else {}
+        return digest_json(self.as_dict() | folds)
 
     def as_dict(self) -> dict[str, list[str]]:
-        """JSON-serialisable form."""
+        """Subset -> its patients; JSON-serialisable."""
         return {subset: list(getattr(self, subset)) for subset in SUBSETS}
+
+    @property
+    def trainable(self) -> bool:
+        """Whether there are patients to train on (in every fold)."""
+        return all(fold.train for fold in self.folds) if self.folds else bool(self.train)
+
+    def fold(self, number: int) -> Split:
+        """A fold of a cross-validation, from 1; 0 is the split itself."""
+        return self.folds[number - 1] if number else self
 
     def subset_of(self, patient: str) -> str | None:
         """Name of the patient's subset, or None where the split leaves it out."""
@@ -60,7 +78,8 @@ def split_by_lists(patients: Iterable[str], lists: Mapping[str, Sequence[str]]) 
             )
         if len(set(names)) != len(names):
             raise StudyError(f"the {subset} list names a patient twice")
-    return Split(*(tuple(sorted(lists.get(subset, ()))) for subset in SUBSETS))
+    train, validation, test = (tuple(sorted(lists.get(subset, ()))) for subset in SUBSETS)
+    return Split(train, validation, test)
 
 
 def split_by_counts(patients: Iterable[str], counts: Mapping[str, int], seed: int) -> Split:
@@ -78,7 +97,8 @@ def split_by_counts(patients: Iterable[str], counts: Mapping[str, int], seed: in
         count = counts.get(subset, 0)
         parts.append(tuple(sorted(order[start : start + count])))
         start += count
-    return Split(*parts)
+    train, validation, test = parts
+    return Split(train, validation, test)
 
 
 def split_by_fractions(patients: Iterable[str], fractions: Mapping[str, float], seed: int) -> Split:
@@ -98,6 +118,22 @@ def split_by_fractions(patients: Iterable[str], fractions: Mapping[str, float], 
             remedy="use more patients or larger fractions",
         )
     return split_by_counts(names, dict(zip(SUBSETS, (int(c) for c in counts), strict=True)), seed)
+
+
+def split_by_folds(patients: Iterable[str], folds: int, seed: int) -> Split:
+    """Divide patients at random into equal parts; in each fold one part tests, the next validates, the rest trains."""
+    names = sorted(set(patients))
+    if len(names) < folds:
+        raise StudyError(
+            f"{len(names)} patients are too few for {folds} folds", remedy="use more patients, or fewer folds"
+        )
+    order = generator_from(seed, "split").permutation(len(names))
+    parts = [tuple(sorted(names[i] for i in part)) for part in np.array_split(order, folds)]
+    made = []
+    for number, part in enumerate(parts):
+        validation = parts[(number + 1) % folds]
+        made.append(Split(tuple(n for n in names if n not in (*part, *validation)), validation, part))
+    return Split((), (), tuple(names), tuple(made))
 
 
 def read_nnunet_splits(path: Path, fold: int, patients: Iterable[str]) -> Split:

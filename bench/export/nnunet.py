@@ -10,6 +10,7 @@ from gtvbench.bench.core.cases import Images, TrainingCase
 from gtvbench.bench.core.errors import StoreError, StudyError
 from gtvbench.bench.core.fusion import MODALITIES
 from gtvbench.bench.core.prompts import Prompts
+from gtvbench.bench.core.split import SUBSETS
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.store import Store
 
@@ -34,33 +35,42 @@ def export_nnunet(run: Path, out: Path, number: int = 1, boxes: str | None = Non
     folder = out / f"Dataset{number:03d}_{_name(study['study'])}"
     if folder.exists():
         raise StudyError("the data set exists", file=folder, remedy="remove it, or choose another number")
-    subset_of = {patient: subset for subset, patients in split.items() for patient in patients}
-    names: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    patient_of, folds = {}, split.get("folds") or [split]
+    tested = [] if split.get("folds") else split["test"]  # of a cross-validation every case trains in some fold
     for record in cases:
-        name, subset = record["case"], subset_of[record["patient"]]
+        name = record["case"]
         rows = json.loads((run / "prompts" / f"{name}.json").read_text())
         case = TrainingCase(
             Images(name, run / "cases" / name), Store(run).reference(name), Prompts.from_rows(name, rows)
         )
         drawn = box_channels(case.prompts, case.images.grid.shape, channels) if channels else None
-        part = "Ts" if subset == "test" else "Tr"
+        part = "Ts" if record["patient"] in tested else "Tr"
         layout.write_images(folder / f"images{part}", case.images, drawn)
         layout.write_label(folder / f"labels{part}", case)
-        names[subset].append(name)
-    layout.write_description(folder, len(names["train"]) + len(names["validation"]))
-    write_splits(folder / "splits_final.json", names["train"], names["validation"])
+        patient_of[name] = record["patient"]
+    layout.write_description(folder, sum(patient not in tested for patient in patient_of.values()))
+    write_splits(
+        folder / "splits_final.json",
+        *(
+            (
+                [n for n in patient_of if patient_of[n] in fold["train"]],
+                [n for n in patient_of if patient_of[n] in fold["validation"]],
+            )
+            for fold in folds
+        ),
+    )
     return folder
 
 
-def _prepared(run: Path) -> tuple[dict[str, Any], dict[str, list[str]], list[dict[str, Any]]]:
+def _prepared(run: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
     import yaml
 
     try:
         study = yaml.safe_load((run / "study.yaml").read_text())
         split = json.loads((run / "split.json").read_text())
-        patients = {patient for members in split.values() for patient in members}
+        patients = {patient for subset in SUBSETS for patient in split[subset]}
         found = [json.loads(path.read_text()) for path in sorted((run / "cases").glob("*/case.json"))]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise StoreError(
             "this is no run folder with prepared cases", file=run, remedy="give the folder that 'bench run' wrote"
         ) from error

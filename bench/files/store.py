@@ -177,6 +177,7 @@ class Store:
     def _sweep(self) -> None:
         """Remove what a killed run left half-written; but for jobs of a cluster, nobody writes here under the lock."""
         busy = [lock.parent for lock in self.folder.glob("arms/*/.lock") if _is_held(lock)]
+        busy += [lock.parents[1] for lock in self.folder.glob("arms/*/fold*/.lock") if _is_held(lock)]
         for path in [p for p in self.folder.rglob(".*") if p.name.startswith((".part-", ".old-"))]:
             if any(path.is_relative_to(folder) for folder in busy):
                 continue  # of a job that a lost run left behind, and that is still at work

@@ -38,7 +38,8 @@ from gtvbench.bench.study import registry
 
 @dataclass(frozen=True)
 class ArmJob:
-    """An arm as its processes need it; `prompted`: whether it sees prompts at all."""
+    """An arm as its processes need it, or one `fold` of it (from 1; 0: there are none). `prompted`: whether it sees
+    prompts at all."""
 
     run: Path
     base: Path
@@ -54,15 +55,22 @@ class ArmJob:
     structures: dict[str, int]
     modalities: tuple[str, ...]
     device: str
+    fold: int = 0
+
+    @property
+    def unit(self) -> str:
+        """Name of what is trained once: the arm, or a fold of it. Its own folder lies in the arm's."""
+        return f"{self.name}/fold{self.fold}" if self.fold else self.name
 
 
 @dataclass(frozen=True)
 class Item:
-    """A case to predict: content key of the step, and the digests that its record repeats."""
+    """A case to predict: content key of the step, the digests that its record repeats, and those of `input_files`."""
 
     case: str
     key: str
     digests: dict[str, Any]
+    inputs: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,7 @@ class PredictWork:
         store = Store(self.arm.run)
         clock = StageClock(_synchroniser(device))
         with clock.measure("load"):
-            adapter.load(store.arm_folder(self.arm.name) / "fit" if self.arm.trains else None)
+            adapter.load(store.arm_folder(self.arm.unit) / "fit" if self.arm.trains else None)
         return _Predicting(self.arm, adapter, device, store, clock)
 
 
@@ -125,7 +133,7 @@ class _Fitting:
     def perform(self, task: FitTask, tell: Tell) -> dict[str, Any]:
         """Train and publish; the device's peak memory (bytes) and where it ran."""
         arm, store = self.arm, Store(self.arm.run)
-        step, final = f"fit/{arm.name}", store.arm_folder(arm.name) / "fit"
+        step, final = f"fit/{arm.unit}", store.arm_folder(arm.unit) / "fit"
         store.forget(step)
         work = final.with_name("fit.work")
         marker = work / ".key"
@@ -169,6 +177,13 @@ class _Predicting:
         images, prompts = _images(store, item.case), _prompts(store, arm, item)
         if images.meta["digest"] != item.digests["images"]:
             raise DigestError("the prepared images are not those that the run planned with", case=item.case)
+        options = self.adapter.context.options
+        if tuple(input_digests(self.adapter.input_files(options, arm.base, item.case))) != item.inputs:
+            raise DigestError(
+                f"the files that {arm.name} predicts from changed since the run was planned",
+                case=item.case,
+                remedy="run again",
+            )
         if not self.warm:
             self._warm_up(images, prompts)
         seed_everything(seed_from(arm.seed, item.case))
@@ -196,9 +211,14 @@ class _Predicting:
         except Exception:
             del self.apart.rows[kept:]
             raise
-        path = self.store.arm_folder(self.arm.name) / "load.json"
+        path = self.store.arm_folder(self.arm.unit) / "load.json"
         write_atomically(path, json.dumps({"rows": self.apart.rows, "origin": origin(self.device)}) + "\n")
         self.warm = True
+
+
+def input_digests(files: Sequence[Path]) -> list[str | None]:
+    """SHA-256 of each file, None for one that is not there."""
+    return [digest_file(path) if path.is_file() else None for path in files]
 
 
 def _plain_facts(facts: Any, arm: str) -> Any:

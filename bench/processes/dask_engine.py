@@ -53,8 +53,8 @@ class DaskEngine:
             client.subscribe_topic(topic, lambda stamped: told.put(pickle.loads(stamped[1])))
             resources = _resources(self.options)
             jobs = {
-                work.arm.name: client.submit(
-                    _job, work, topic, key=f"{work.arm.name}-{topic}", pure=False, resources=resources or None
+                work.arm.unit: client.submit(
+                    _job, work, topic, key=f"{work.arm.unit}-{topic}", pure=False, resources=resources or None
                 )
                 for work in works
             }
@@ -94,7 +94,7 @@ def _job(work: ArmWork, topic: str) -> list[Event]:
     """Do what is missing of an arm, in a Dask worker; everything that happened, also what an earlier worker did."""
     from distributed import get_worker
 
-    worker, name = get_worker(), work.arm.name
+    worker, name = get_worker(), work.arm.unit
     _own_threads()
     worker.log_event(topic, pickle.dumps((name, ArmStarted())))
     events: list[Event] = []

@@ -14,10 +14,11 @@ from gtvbench.bench.processes.local import run_arm
 
 
 class Engine(Protocol):
-    """Computes what is missing of arms. A result is published in the run folder; an event only tells of it."""
+    """Computes what is missing of arms and their folds (*units*). A result is published in the run folder; an event
+    only tells of it."""
 
     def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
-        """What happens to each arm, by its name, as it happens, from `ArmStarted` to `ArmDone`. Closed early, it
+        """What happens to each unit, by its name, as it happens, from `ArmStarted` to `ArmDone`. Closed early, it
         ends what it started."""
         ...
 
@@ -39,10 +40,10 @@ class LocalEngine:
             return
         environment = {"CUDA_VISIBLE_DEVICES": str(self.gpus[0])} if self.gpus else {}
         for work in works:
-            yield work.arm.name, ArmStarted()
+            yield work.arm.unit, ArmStarted()
             for event in run_arm(work, self.lock, environment):
-                yield work.arm.name, event
-            yield work.arm.name, ArmDone()
+                yield work.arm.unit, event
+            yield work.arm.unit, ArmDone()
 
     def _side_by_side(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
         """One thread a GPU takes the next arm. Threads live as long as what they start: a child would die with them."""
@@ -56,7 +57,7 @@ class LocalEngine:
                     work = next(waiting, None)
                 if work is None:
                     return
-                name = work.arm.name
+                name = work.arm.unit
                 told.put((name, ArmStarted()))
                 try:
                     for event in run_arm(work, self.lock, {"CUDA_VISIBLE_DEVICES": str(gpu)}, stop.is_set):

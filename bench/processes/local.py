@@ -32,7 +32,7 @@ def run_arm(
     they are ended.
     """
     store = Store(work.arm.run)
-    with held(store.arm_folder(work.arm.name)) as own:
+    with held(store.arm_folder(work.arm.unit)) as own:
         left, done = _left(work, store)
         yield from done
         if left.items:
@@ -43,7 +43,7 @@ def _left(work: ArmWork, store: Store) -> tuple[ArmWork, list[Event]]:
     """What of the work is still missing now that the arm's lock is held, and what another job did meanwhile."""
     name, events = work.arm.name, list[Event]()
     fit = work.fit
-    if fit is not None and store.record(f"fit/{name}", fit.key) is not None:
+    if fit is not None and store.record(f"fit/{work.arm.unit}", fit.key) is not None:
         fit = None
         events.append(FitDone())
     there = [item for item in work.items if store.record(f"predict/{name}/{item.case}", item.key) is not None]
@@ -54,7 +54,7 @@ def _left(work: ArmWork, store: Store) -> tuple[ArmWork, list[Event]]:
 def _compute(
     work: ArmWork, locks: Sequence[int], environment: Mapping[str, str], stopped: Callable[[], bool]
 ) -> Generator[Event]:
-    arm, log = work.arm, Store(work.arm.run).arm_folder(work.arm.name) / "log.txt"
+    arm, log = work.arm, Store(work.arm.run).arm_folder(work.arm.unit) / "log.txt"
 
     def processes(of: FitWork | PredictWork, attempts: int, seconds: float | None) -> pool.Pool:
         return pool.Pool(

@@ -9,7 +9,7 @@ from typing import Any
 
 from gtvbench.bench.core.events import ArmDone, ArmStarted, CaseDone, Epoch, Event, Failed, FitDone, PhaseDone
 from gtvbench.bench.files.progress import LOGGER, Bar, Display
-from gtvbench.bench.processes.arm import Item
+from gtvbench.bench.processes.arm import ArmWork, Item
 from gtvbench.bench.processes.engine import Engine
 from gtvbench.bench.run import tables
 from gtvbench.bench.run.score_steps import Row, ScoreSteps
@@ -21,89 +21,112 @@ def run_arms(
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Fit and predict what is missing of every arm, and score all: the rows of the score table and those of arms.json.
 
-    An arm is scored as soon as it is done; the tables are in the order of the arms.
+    An arm is scored as soon as it is done, in all folds; the tables are in the order of the arms.
     """
-    states = {arm.name: _State(arm, scores) for arm in arms}
-    works = {name: work for name, state in states.items() if (work := state.missing()) is not None}
-    with ExitStack() as phases, closing(engine.run(list(works.values()))) as events:
+    states = [_State(arm, scores) for arm in arms]
+    units = {unit.work.arm.unit: unit for state in states for unit in state.missing()}
+    with ExitStack() as phases, closing(engine.run([unit.work for unit in units.values()])) as events:
         for name, event in events:
-            state, work = states[name], works[name]
+            unit = units[name]
             if isinstance(event, ArmStarted):
-                epochs = int(work.arm.options.get("epochs") or 0) if work.fit is not None else 0
-                state.phase = phases.enter_context(ExitStack())
-                state.bar = state.phase.enter_context(display.phase(name, epochs + len(work.items)))
+                unit.shown = phases.enter_context(ExitStack())
+                unit.bar = unit.shown.enter_context(display.phase(unit.title, unit.length))
             elif isinstance(event, ArmDone):
-                state.phase.close()
-                state.score()
+                unit.shown.close()
+                unit.done = True
+                unit.state.score()
             else:
-                state.take(event)
-    for state in states.values():
+                unit.take(event)
+    for state in states:
         state.score()
-    return [row for state in states.values() for row in state.rows], [state.record for state in states.values()]
+    return [row for state in states for row in state.rows], [state.record for state in states]
 
 
 @dataclass
 class _State:
-    """One arm of a run: what it still lacks, why cases of it have no prediction, and its rows once it is scored."""
+    """One arm of a run: all its work, why cases of it have no prediction, and its rows once it is scored."""
 
     arm: Arm
     scores: ScoreSteps
-    bar: Bar | None = None
-    phase: ExitStack = field(default_factory=ExitStack)
+    units: list[_Unit] = field(default_factory=list)
     status: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.items = {} if self.arm.skip is not None else self.scores.ready.items(self.arm)
+        self.works = [] if self.arm.skip is not None else self.scores.ready.works(self.arm)
 
-    def missing(self) -> Any:
-        """The work that the engine is given; None where nothing is missing, or the arm is skipped."""
+    def missing(self) -> list[_Unit]:
+        """What the engine is given: nothing where nothing is missing, or the arm is skipped."""
         if self.arm.skip is not None:
             LOGGER.warning("%s is skipped: %s", self.arm.name, self.arm.skip)
-            return None
-        return self.scores.ready.work(self.arm, self.items.values())
+        left = [self.scores.ready.missing(work) for work in self.works]
+        self.units = [_Unit(self, work) for work in left if work is not None]
+        return self.units
+
+    def score(self) -> None:
+        """Score every case, where all work on the arm is done and that is not done yet, and sum the arm up."""
+        if self.record or not all(unit.done for unit in self.units):
+            return
+        arm, ready = self.arm, self.scores.ready
+        if arm.skip is not None:
+            self.record = tables.arm_record(ready.store, arm, [], "skipped", arm.skip)
+            return
+        records, folds = {}, {item.case: work.arm.fold for work in self.works for item in work.items}
+        for item in sorted((item for work in self.works for item in work.items), key=lambda item: item.case):
+            record = ready.predicted(arm.name, item)
+            if record is not None:
+                records[item.case] = record
+            status = self.status.get(item.case, "missing_output")
+            rows = self.scores.rows(arm, item.case, item.digests, record, status)
+            self.rows += [row | {"fold": folds[item.case]} for row in rows]
+        tables.write_timing(ready.store, arm.name, self.works, records)
+        failed = len(folds) - len(records)
+        reason = f"{failed} of {len(folds)} cases have no prediction" if failed else None
+        self.record = tables.arm_record(ready.store, arm, self.works, "failed" if failed else "complete", reason)
+
+
+@dataclass
+class _Unit:
+    """What an engine is given at once: what is missing of an arm, or of a fold of it."""
+
+    state: _State
+    work: ArmWork
+    bar: Bar | None = None
+    shown: ExitStack = field(default_factory=ExitStack)
+    done: bool = False
+
+    @property
+    def title(self) -> str:
+        """As it is shown."""
+        return self.work.arm.name + (f", fold {self.work.arm.fold}" if self.work.arm.fold else "")
+
+    @property
+    def length(self) -> int:
+        """Epochs and cases to come."""
+        epochs = int(self.work.arm.options.get("epochs") or 0) if self.work.fit is not None else 0
+        return epochs + len(self.work.items)
 
     def take(self, event: Event) -> None:
         """Show, count and note down what happened."""
-        name, journal = self.arm.name, self.scores.journal
+        scores, status = self.state.scores, self.state.status
         assert self.bar is not None
         match event:
             case Epoch(number, _, train, validation):
                 self.bar.advance(f"epoch {number + 1}, training loss {train:.4f}, validation loss {validation:.4f}")
             case FitDone():
-                journal.computed["fit"] += 1
+                scores.journal.computed["fit"] += 1
             case CaseDone(case):
-                journal.computed["predict"] += 1
+                scores.journal.computed["predict"] += 1
                 self.bar.advance(case)
-            case Failed(_, case, status, message):
-                LOGGER.error("%s failed (%s): %s", f"{name}, {case}" if case else name, status, message)
-                journal.failed(event)
-                lost = [case] if case else [item.case for item in self.items.values() if self._lacks(item)]
-                self.status.update(dict.fromkeys(lost, status))
+            case Failed(_, case, how, message):
+                LOGGER.error("%s failed (%s): %s", f"{self.title}, {case}" if case else self.title, how, message)
+                scores.journal.failed(event)
+                lost = [case] if case else [item.case for item in self.work.items if self._lacks(item)]
+                status.update(dict.fromkeys(lost, how))
             case PhaseDone():
-                tables.note_phase(self.scores.ready.store, name, event, self.scores.ready.identity(self.arm))
+                tables.note_phase(scores.ready.store, self.work.arm.unit, event, scores.ready.identity(self.state.arm))
 
     def _lacks(self, item: Item) -> bool:
-        return item.case not in self.status and self.scores.ready.predicted(self.arm, item) is None
-
-    def score(self) -> None:
-        """Score every case, where that is not done, and sum the arm up."""
-        if self.record:
-            return
-        arm, ready = self.arm, self.scores.ready
-        if arm.skip is not None:
-            self.record = tables.arm_record(ready.store, arm, "skipped", arm.skip, None)
-            return
-        records = {}
-        for case, item in self.items.items():
-            record = ready.predicted(arm, item)
-            if record is not None:
-                records[case] = record
-            self.rows += self.scores.rows(arm, case, item.digests, record, self.status.get(case, "missing_output"))
-        tables.write_timing(ready.store, arm.name, records)
-        failed = len(self.items) - len(records)
-        reason = f"{failed} of {len(self.items)} cases have no prediction" if failed else None
-        key = ready.fit_key(arm)
-        fitted = ready.store.record(f"fit/{arm.name}", key) if key is not None else None
-        self.record = tables.arm_record(ready.store, arm, "failed" if failed else "complete", reason, fitted)
+        known = item.case in self.state.status
+        return not known and self.state.scores.ready.predicted(self.work.arm.name, item) is None

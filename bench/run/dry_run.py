@@ -15,7 +15,6 @@ import pandas as pd
 from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.files.store import Store
 from gtvbench.bench.prepare.cases import load_prepared, prepare_key, prompts_key
-from gtvbench.bench.processes.arm import ArmWork
 from gtvbench.bench.run.plan import Ready
 from gtvbench.bench.study.arms import Arm, plan_arms
 from gtvbench.bench.study.cohort import Cohort, open_cohort
@@ -76,13 +75,21 @@ def _as_it_lies(study: Study, base: Path, cohort: Cohort, store: Store) -> tuple
 
 
 def _of_arm(study: Study, cohort: Cohort, arm: Arm, ready: Ready | None, clock: _Clock | None) -> Iterator[Job]:
-    cases, fit = len(cohort.cases("test")), arm.trains
     if ready is not None:
-        work: ArmWork | None = ready.work(arm, ready.items(arm).values())
-        if work is None:
-            yield Job(arm.name, "", "done", "")
-            return
-        cases, fit = len(work.items), work.fit is not None
+        left = [work for each in ready.works(arm) if (work := ready.missing(each)) is not None]
+        units = [(work.arm.unit, len(work.items), work.fit is not None) for work in left]
+    elif arm.trains and cohort.split.folds:
+        folds = range(1, len(cohort.split.folds) + 1)
+        units = [(f"{arm.name}/fold{fold}", len(cohort.cases("test", fold)), True) for fold in folds]
+    else:
+        units = [(arm.name, len(cohort.cases("test")), arm.trains)]
+    if not units:
+        yield Job(arm.name, "", "done", "")
+    for unit in units:
+        yield from _of_unit(study, arm, *unit, clock)
+
+
+def _of_unit(study: Study, arm: Arm, unit: str, cases: int, fit: bool, clock: _Clock | None) -> Iterator[Job]:
     engine = study.engine
     place = "Dask" if engine.kind == "dask" else f"GPUs {engine.gpus}" if engine.gpus else "this machine"
     where = f"{place}, device {study.device}"
@@ -90,11 +97,11 @@ def _of_arm(study: Study, cohort: Cohort, arm: Arm, ready: Ready | None, clock: 
         epochs = int(arm.options.get("epochs") or 0)
         seconds = clock.epoch * epochs if clock and clock.epoch and epochs else None
         what = f"train, {epochs} epochs" if epochs else "train"
-        yield Job(f"fit {arm.name}", "prepare", what, where, seconds, clock.by if clock and seconds else "")
+        yield Job(f"fit {unit}", "prepare", what, where, seconds, clock.by if clock and seconds else "")
     seconds = clock.case * cases if clock and clock.case else None
-    after = f"fit {arm.name}" if fit else "prepare"
+    after = f"fit {unit}" if fit else "prepare"
     by = clock.by if clock and seconds else ""
-    yield Job(f"predict {arm.name}", after, f"{cases} cases", where, seconds, by)
+    yield Job(f"predict {unit}", after, f"{cases} cases", where, seconds, by)
 
 
 def _clocks(folders: Sequence[Path]) -> dict[tuple[str, str], _Clock]:
@@ -113,8 +120,8 @@ def _clocks(folders: Sequence[Path]) -> dict[tuple[str, str], _Clock]:
 def _clock(arm: Path, record: dict[str, Any], run: str) -> _Clock:
     epoch = case = None
     where = record.get("device") or "?"
-    with suppress(OSError, ValueError, KeyError):
-        epoch = median(pd.read_csv(arm / "fit" / "epochs.csv")["seconds"])
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        epoch = median(pd.read_csv(sorted(arm.rglob("fit/epochs.csv"))[0])["seconds"])
     with suppress(OSError, ValueError, KeyError):
         timing = pd.read_parquet(arm / "timing.parquet")
         whole = timing[timing["stage"] == "case"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gtvbench.bench.core.digest import digest_file
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.files.store import Store, step_key
 from gtvbench.bench.prepare.cases import Prepared
-from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitTask, Item
+from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitTask, Item, input_digests
 from gtvbench.bench.study import registry
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.cohort import Cohort
@@ -38,45 +37,37 @@ class Ready:
         """The run folder."""
         return self.store.folder
 
-    def fit_key(self, arm: Arm) -> str | None:
-        """Content key of an arm's training, or None where it has none."""
-        if not arm.trains:
-            return None
-        data = {
-            subset: [self._digests(arm, c) for c in self.cohort.cases(subset)] for subset in ("train", "validation")
-        }
-        return step_key("fit", FIT_VERSION, arm=self._identity(arm), data=data, structures=self.study.structures)
+    def works(self, arm: Arm) -> list[ArmWork]:
+        """All that an arm trains and predicts: one work, or one a fold of a cross-validation where the arm trains."""
+        folds = range(1, len(self.cohort.split.folds) + 1) if arm.trains else ()
+        return [self._work(arm, fold) for fold in folds or (0,)]
 
-    def items(self, arm: Arm) -> dict[str, Item]:
-        """What an arm predicts, by case."""
-        fit_key = self.fit_key(arm)
-        return {case: self._item(arm, case, fit_key) for case in self.cohort.cases("test")}
+    def missing(self, work: ArmWork) -> ArmWork | None:
+        """What of a work is not done yet; None where nothing is missing."""
+        items = tuple(item for item in work.items if self.predicted(work.arm.name, item) is None)
+        done = work.fit is None or self.store.record(f"fit/{work.arm.unit}", work.fit.key) is not None
+        return replace(work, fit=None if done else work.fit, items=items) if items else None
 
-    def fit_task(self, arm: Arm) -> FitTask:
-        """The training of an arm."""
-        key = self.fit_key(arm)
-        assert key is not None
+    def predicted(self, arm: str, item: Item) -> dict[str, Any] | None:
+        """The record of a prediction, or None where it is not there."""
+        return self.store.record(f"predict/{arm}/{item.case}", item.key)
+
+    def _work(self, arm: Arm, fold: int) -> ArmWork:
+        fit = self._fit_task(arm, fold) if arm.trains else None
+        inputs = self._inputs(arm)
+        items = tuple(self._item(arm, case, fold, fit, inputs(case)) for case in self.cohort.cases("test", fold))
+        return ArmWork(self._job(arm, fold), fit, items, self.study.timing.case_timeout_s)
+
+    def _fit_task(self, arm: Arm, fold: int) -> FitTask:
+        cases = {subset: self.cohort.cases(subset, fold) for subset in ("train", "validation")}
+        data = {subset: [self._digests(arm, case) for case in names] for subset, names in cases.items()}
+        key = step_key("fit", FIT_VERSION, arm=self._identity(arm), data=data, structures=self.study.structures)
         training, validation = (
-            tuple((case, self._prompts_digest(arm, case)) for case in self.cohort.cases(subset))
-            for subset in ("train", "validation")
+            tuple((case, self._prompts_digest(arm, case)) for case in names) for names in cases.values()
         )
         return FitTask(key, training, validation)
 
-    def work(self, arm: Arm, items: Iterable[Item]) -> ArmWork | None:
-        """What is missing of an arm; None where nothing is."""
-        missing = tuple(item for item in items if self.predicted(arm, item) is None)
-        if not missing:
-            return None
-        key = self.fit_key(arm)
-        fit = self.fit_task(arm) if key is not None and self.store.record(f"fit/{arm.name}", key) is None else None
-        return ArmWork(self.job(arm), fit, missing, self.study.timing.case_timeout_s)
-
-    def predicted(self, arm: Arm, item: Item) -> dict[str, Any] | None:
-        """The record of a prediction, or None where it is not there."""
-        return self.store.record(f"predict/{arm.name}/{item.case}", item.key)
-
-    def job(self, arm: Arm) -> ArmJob:
-        """What the processes of an arm are told."""
+    def _job(self, arm: Arm, fold: int) -> ArmJob:
         return ArmJob(
             run=self.folder.resolve(),
             base=self.base.resolve(),
@@ -92,6 +83,7 @@ class Ready:
             structures=dict(self.study.structures),
             modalities=tuple(self.cohort.modalities),
             device=self.study.device,
+            fold=fold,
         )
 
     def _digests(self, arm: Arm, case: str) -> list[str | None]:
@@ -116,25 +108,26 @@ class Ready:
             "weights": arm.weights_sha256,
         }
 
-    def _item(self, arm: Arm, case: str, fit_key: str | None) -> Item:
+    def _item(self, arm: Arm, case: str, fold: int, fit: FitTask | None, inputs: list[str | None]) -> Item:
         digests = {
             "images": self.prepared[case].images_digest,
             "prompts": self._prompts_digest(arm, case),
-            "split": self.cohort.split.digest if arm.trains else None,
+            "split": self.cohort.split.fold(fold).digest if arm.trains else None,
             "weights": arm.weights_sha256,
-            "fit": fit_key,
+            "fit": fit.key if fit is not None else None,
         }
         key = step_key(
             "predict",
             PREDICT_VERSION,
-            arm=self._identity(arm) | {"input": self._input_digests(arm, case)},
+            arm=self._identity(arm) | {"input": inputs},
             digests=digests,
             prompted=arm.prompts,
             structures=self.study.structures,
         )
-        return Item(case, key, digests)
+        return Item(case, key, digests, tuple(inputs))
 
-    def _input_digests(self, arm: Arm, case: str) -> list[str | None]:
+    def _inputs(self, arm: Arm) -> Callable[[str], list[str | None]]:
+        """Digests of the files, beside the images, that an arm predicts a case from (None: not there)."""
         cls = registry.load(registry.METHODS, arm.adapter)
-        files = cls.input_files(cls.Options.model_validate(arm.options), self.base, case)
-        return [digest_file(path) if path.is_file() else None for path in files]
+        options = cls.Options.model_validate(arm.options)
+        return lambda case: input_digests(cls.input_files(options, self.base, case))

@@ -72,7 +72,8 @@ class Run:
             ready = make_ready(study, base, planned, store, lock, journal, self.display)
             lost = left_out(planned, ready)
             # As planned, by patient, and the cases of it that cannot be used.
-            tables.write_json({**planned.split.as_dict(), "left_out": lost}, folder / "split.json")
+            folds = {"folds": [fold.as_dict() for fold in planned.split.folds]} if planned.split.folds else {}
+            tables.write_json({**planned.split.as_dict(), **folds, "left_out": lost}, folder / "split.json")
             pictures = _draw_pictures(ready, journal, self.display)
             scores = ScoreSteps(ready, pictures, journal)
             rows, records = run_arms(arms, scores, _engine(study, lock), self.display)
@@ -130,6 +131,7 @@ def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> d
         "synthetic": cohort.source.synthetic,
         "structures": study.structures,
         "subsets": cohort.used_subsets(),
+        "folds": [cohort.used_subsets(fold) for fold in range(1, len(cohort.split.folds) + 1)],
         "left_out": lost,
         "modalities": list(cohort.modalities),
         "coverage": {name: meta["coverage"] for name, meta in used.items()},
@@ -149,8 +151,12 @@ def _report(
     names = ("study.yaml", "provenance.json", "arms.json", "failures.json", "split.json", "scores.csv")
     files = [folder / name for name in (*names, "prompts.parquet")]
     for arm in arms:
-        tables_of_arm = (store.arm_folder(arm.name) / name for name in ("timing.parquet", "fit/epochs.csv"))
-        files += [path for path in tables_of_arm if path.exists()]
+        kept = store.arm_folder(arm.name)
+        files += [
+            path
+            for name in ("timing.parquet", "fit/epochs.csv", "*/fit/epochs.csv")
+            for path in sorted(kept.glob(name))
+        ]
     keys = pictures.keys if pictures is not None else None
     key = step_key("report", REPORT_VERSION, inputs=[digest_file(path) for path in files], pictures=keys)
     index = folder / "report" / "index.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import pandas as pd
 
 from gtvbench.bench.core.events import PhaseDone
 from gtvbench.bench.files.store import Store, write_atomically
+from gtvbench.bench.processes.arm import ArmWork
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.record import ArmRecord
 
 SCORE_COLUMNS = [
-    "arm", "method", "fusion", "seed", "case", "patient", "structure", "scope", "metric", "value", "raw", "status",
+    "arm", "method", "fusion", "seed", "fold", "case", "patient", "structure", "scope", "metric", "value", "raw",
+    "status",
 ]  # fmt: skip
 TIMING_COLUMNS = ["case", "slice", "stage", "boxes", "seconds", "device", "host"]
 PROMPT_COLUMNS = ["case", "slice", "structure", "instance", "y0", "x0", "y1", "x1", "area"]
@@ -51,12 +53,12 @@ def write_scores(store: Store, rows: list[dict[str, Any]]) -> None:
     write_table(frame, store.folder / "scores.csv")
 
 
-def write_timing(store: Store, arm: str, records: dict[str, dict[str, Any]]) -> None:
-    """timing.parquet of one arm, from the records of its predictions and of its last loading."""
+def write_timing(store: Store, arm: str, works: Sequence[ArmWork], records: dict[str, dict[str, Any]]) -> None:
+    """timing.parquet of one arm, from the records of its predictions and of its last loading (in each fold)."""
     rows = []
-    loading = store.arm_folder(arm) / "load.json"
-    if loading.exists():
-        rows += _timed("", "rows", json.loads(loading.read_text()))
+    for loading in (store.arm_folder(work.arm.unit) / "load.json" for work in works):
+        if loading.exists():
+            rows += _timed("", "rows", json.loads(loading.read_text()))
     for case, record in records.items():
         rows += _timed(case, "timing", record)
     write_table(pd.DataFrame(rows, columns=TIMING_COLUMNS), store.arm_folder(arm) / "timing.parquet")
@@ -71,11 +73,11 @@ def _timed(case: str, rows: str, record: Any) -> list[dict[str, Any]]:
     return [{"case": case, **row, **where} for row in record[rows]]
 
 
-def note_phase(store: Store, arm: str, event: PhaseDone, identity: str) -> None:
-    """Keep what a phase of an arm took in process.json: the most of all sessions that did the same (`identity`) on the
-    same machine, else the last one's."""
-    path = store.arm_folder(arm) / "process.json"
-    phases = _phases(store, arm)
+def note_phase(store: Store, unit: str, event: PhaseDone, identity: str) -> None:
+    """Keep what a phase of an arm, or a fold of it, took in process.json: the most of all sessions that did the same
+    (`identity`) on the same machine, else the last one's."""
+    path = store.arm_folder(unit) / "process.json"
+    phases = _phases(store, unit)
     facts: dict[str, Any] = asdict(event) | {"identity": identity}
     before = phases.get(facts.pop("phase"))
     if before is not None and all(before.get(name) == facts[name] for name in ("origin", "identity")):
@@ -84,18 +86,21 @@ def note_phase(store: Store, arm: str, event: PhaseDone, identity: str) -> None:
     write_json(phases | {event.phase: facts}, path)
 
 
-def _phases(store: Store, arm: str) -> dict[str, Any]:
-    """process.json of an arm; one of an older version, which knew no phases, counts as none."""
-    path = store.arm_folder(arm) / "process.json"
+def _phases(store: Store, unit: str) -> dict[str, Any]:
+    """process.json of an arm or a fold; one of an older version, which knew no phases, counts as none."""
+    path = store.arm_folder(unit) / "process.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return {name: facts for name, facts in found.items() if isinstance(facts, dict)}
 
 
-def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dict[str, Any] | None) -> dict[str, Any]:
-    """The row of arms.json."""
-    facts = (fit or {}).get("facts") or {}
-    phases = _phases(store, arm.name)
-    training, predicting = phases.get("fit", {}), phases.get("predict", {})
+def arm_record(store: Store, arm: Arm, works: Sequence[ArmWork], status: str, reason: str | None) -> dict[str, Any]:
+    """The row of arms.json: memory is the most of all folds, time the sum of them."""
+    phases = [_phases(store, work.arm.unit) for work in works]
+    training, predicting = ([part[name] for part in phases if name in part] for name in ("fit", "predict"))
+    fits = [store.record(f"fit/{work.arm.unit}", work.fit.key) for work in works if work.fit is not None]
+    fitted = [record for record in fits if record is not None]
+    best = [(record.get("facts") or {}).get("best_epoch") for record in fitted]
+    devices = {part.get("origin", {}).get("device") for part in predicting}
     weights = {"name": arm.weights_name, "sha256": arm.weights_sha256, "published": arm.weights_published}
     record = ArmRecord(
         arm=arm.name,
@@ -110,18 +115,28 @@ def arm_record(store: Store, arm: Arm, status: str, reason: str | None, fit: dic
         cut_schedule=arm.cut,
         weights=weights if arm.weights_name is not None else {},
         options=arm.options,
-        peak_host_bytes=predicting.get("peak_host_bytes"),
-        peak_device_bytes=predicting.get("peak_device_bytes"),
-        fit_peak_host_bytes=training.get("peak_host_bytes"),
-        fit_peak_device_bytes=training.get("peak_device_bytes"),
-        device=predicting.get("origin", {}).get("device"),
-        preparation_seconds=(fit or {}).get("preparation_seconds"),
-        fit_seconds=_fit_seconds(store, arm) if fit else None,
-        best_epoch=facts.get("best_epoch"),
+        peak_host_bytes=_most(predicting, "peak_host_bytes"),
+        peak_device_bytes=_most(predicting, "peak_device_bytes"),
+        fit_peak_host_bytes=_most(training, "peak_host_bytes"),
+        fit_peak_device_bytes=_most(training, "peak_device_bytes"),
+        device=devices.pop() if len(devices) == 1 else None,
+        preparation_seconds=_sum([record.get("preparation_seconds") for record in fitted]),
+        fit_seconds=_sum([_fit_seconds(store, work.arm.unit) for work in works]) if fitted else None,
+        best_epoch=best[0] if len(best) == 1 else None,
+        folds=len(works) if len(works) > 1 else None,
     )
     return record.model_dump(mode="json", by_alias=True) | {"weights": record.weights or None}
 
 
-def _fit_seconds(store: Store, arm: Arm) -> float | None:
-    path = store.arm_folder(arm.name) / "fit" / "epochs.csv"
+def _most(phases: Sequence[Mapping[str, Any]], name: str) -> Any:
+    return max((part[name] for part in phases if part.get(name) is not None), default=None)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _fit_seconds(store: Store, unit: str) -> float | None:
+    path = store.arm_folder(unit) / "fit" / "epochs.csv"
     return float(pd.read_csv(path)["seconds"].sum()) if path.exists() else None

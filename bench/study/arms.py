@@ -15,7 +15,7 @@ from gtvbench.bench.core.digest import seed_from
 from gtvbench.bench.core.errors import StudyError, WeightsError
 from gtvbench.bench.core.fusion import FUSIONS, NO_FUSION
 from gtvbench.bench.core.prompts import PROMPT_KINDS
-from gtvbench.bench.core.split import Split
+from gtvbench.bench.core.split import SUBSETS, Split
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.study import registry, weights
 from gtvbench.bench.study.file import MethodEntry, Study, problems
@@ -91,7 +91,7 @@ def _all_names(study: Study) -> list[str]:
 def _arms_of(
     name: str, study: Study, base: Path, modalities: Sequence[str], split: Split | None, named: bool
 ) -> list[Arm]:
-    trainable = split is None or bool(split.train)
+    trainable = split is None or split.trainable
     entry = study.methods.get(name, MethodEntry())
     adapter = entry.method or name
     try:
@@ -161,7 +161,9 @@ def _unserved(needs: Any, modalities: Sequence[str]) -> str | None:
 
 
 def _facts(study: Study, modalities: Sequence[str], split: Split | None) -> CohortFacts:
-    patients = {} if split is None else {subset: len(names) for subset, names in split.as_dict().items()}
+    folds = () if split is None else split.folds or (split,)
+    # The fewest of any fold: what a method can do with them, it can do in every fold.
+    patients = {subset: min(len(getattr(fold, subset)) for fold in folds) for subset in SUBSETS} if folds else {}
     return CohortFacts(tuple(modalities), structures_from(study.structures), patients)
 
 

@@ -16,6 +16,7 @@ from gtvbench.bench.core.split import (
     Split,
     read_nnunet_splits,
     split_by_counts,
+    split_by_folds,
     split_by_fractions,
     split_by_lists,
 )
@@ -49,18 +50,19 @@ class Cohort:
     modalities: tuple[str, ...]
     structures: tuple[Structure, ...]
 
-    def cases(self, subset: str) -> list[str]:
-        """Names of the cases of a subset, sorted."""
-        return [entry.name for entry in self.used if self.split.subset_of(entry.patient) == subset]
+    def cases(self, subset: str, fold: int = 0) -> list[str]:
+        """Names of the cases of a subset, sorted; of one fold of a cross-validation, or (0) of the whole split."""
+        split = self.split.fold(fold)
+        return [entry.name for entry in self.used if split.subset_of(entry.patient) == subset]
 
     def job(self, work: str, study: Study, base: Path, run: Path | None = None) -> Job:
         """What the processes that read this cohort are told."""
         return Job(work, study.dataset, study.structures, study.seed, base, self.modalities, run)
 
-    def used_subsets(self) -> dict[str, list[str]]:
-        """Patients of each subset who have a case in use, sorted."""
+    def used_subsets(self, fold: int = 0) -> dict[str, list[str]]:
+        """Patients of each subset who have a case in use, sorted; of a fold, or (0) of the whole split."""
         used = {entry.patient for entry in self.used}
-        return {s: [p for p in patients if p in used] for s, patients in self.split.as_dict().items()}
+        return {s: [p for p in patients if p in used] for s, patients in self.split.fold(fold).as_dict().items()}
 
     def without(self, names: Collection[str]) -> Cohort:
         """The cohort with some cases left out; the split stays as it was planned."""
@@ -96,7 +98,8 @@ def require_enough(planned: Cohort, left: Cohort, errors: list[str], stop: bool)
 
     That is where more than half of all cases are lost, or every case of a subset, or `stop` is asked for.
     """
-    empty = [subset for subset in SUBSETS if planned.cases(subset) and not left.cases(subset)]
+    folds = range(1, len(planned.split.folds) + 1) or (0,)
+    empty = [s for s in SUBSETS if any(planned.cases(s, fold) and not left.cases(s, fold) for fold in folds)]
     if not (stop or empty or 2 * len(errors) > len(planned.used)):
         return
     none = f", and none is left of the {' and '.join(empty)} set" if empty else ""
@@ -135,6 +138,8 @@ def _split(study: Study, base: Path, patients: list[str]) -> Split:
         return split_by_counts(patients, counts, study.seed)
     if fractions is not None:
         return split_by_fractions(patients, fractions, study.seed)
+    if options.folds is not None:
+        return split_by_folds(patients, options.folds, study.seed)
     assert options.file is not None
     return read_nnunet_splits(base / options.file, options.fold, patients)
 

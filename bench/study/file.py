@@ -30,7 +30,7 @@ class _Model(BaseModel):
 
 class SplitOptions(_Model):
     """How patients are divided into training, validation and test set: give exactly one of `counts`, `fractions`,
-    `lists` and `file`."""
+    `lists`, `folds` and `file`."""
 
     counts: dict[Literal["train", "validation", "test"], int] | None = None
     """Patients in each subset. They are drawn at random from `seed`; patients beyond these numbers are not used."""
@@ -38,6 +38,10 @@ class SplitOptions(_Model):
     """Share of the patients in each subset. The shares sum to 1; patients are drawn at random from `seed`."""
     lists: dict[Literal["train", "validation", "test"], list[str]] | None = None
     """Names of the patients in each subset. A patient in no list is not used."""
+    folds: int | None = Field(default=None, ge=3)
+    """Cross-validation with so many folds. Patients are divided at random from `seed` into equal parts; in each fold
+    one part is tested, the next one validates and the rest trains, so that every patient is tested once, by methods
+    that did not train on it."""
     file: Path | None = None
     """nnU-Net's `splits_final.json`. Patients that the fold does not name are the test set."""
     fold: int = 0
@@ -45,11 +49,10 @@ class SplitOptions(_Model):
 
     @model_validator(mode="after")
     def _one_way(self) -> SplitOptions:
-        given = [n for n in ("counts", "fractions", "lists", "file") if getattr(self, n) is not None]
+        ways = ("counts", "fractions", "lists", "folds", "file")
+        given = [name for name in ways if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of counts, fractions, lists, file (given: {', '.join(given) or 'none'})"
-            )
+            raise ValueError(f"give exactly one of {', '.join(ways)} (given: {', '.join(given) or 'none'})")
         return self
 
 

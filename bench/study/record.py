@@ -16,7 +16,8 @@ class ArmRecord(BaseModel):
     None, or empty; what a later one adds is left out.
 
     Peak memory (bytes) is that of predicting and, with `fit_`, of training. `weights` has `name`, `sha256` and
-    `published` (name of the published weights that the file is, or None), or nothing.
+    `published` (name of the published weights that the file is, or None), or nothing. `folds`: in how many it was
+    trained apart; memory is then the most of them, seconds their sum, and there is no one `best_epoch`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
@@ -41,6 +42,7 @@ class ArmRecord(BaseModel):
     preparation_seconds: float | None = None
     fit_seconds: float | None = None
     best_epoch: int | None = None
+    folds: int | None = None
 
     @model_validator(mode="before")
     @classmethod

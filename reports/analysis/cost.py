@@ -47,7 +47,8 @@ def epoch_summary(run: FinishedRun) -> pd.DataFrame:
     """For each trained arm and place: epochs, the first one's time, median of the others, total, best epoch (losses:
     lowest).
 
-    The first epoch is kept apart, because it also pays for caches, compilation and memory.
+    The first epoch is kept apart, because it also pays for caches, compilation and memory. Of a cross-validation: of
+    all folds together, the first epochs by their median.
     """
     rows, hosts = [], several_hosts(run)
     for arm in run.arms:
@@ -63,7 +64,7 @@ def epoch_summary(run: FinishedRun) -> pd.DataFrame:
                     "arm": arm.name,
                     "device": place or arm.device,
                     "epochs": len(part),
-                    "first_epoch_s": float(seconds[first].iloc[0]) if first.any() else float("nan"),
+                    "first_epoch_s": float(seconds[first].median()) if first.any() else float("nan"),
                     "median_s": float(later.median()) if len(later) else float("nan"),
                     "epochs_total_s": float(seconds.sum()),
                     "preparation_s": arm.preparation_seconds or None,

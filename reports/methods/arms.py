@@ -102,7 +102,7 @@ def _tuned(run: FinishedRun, group: list[ArmRecord]) -> str:
     if rate:
         parts.append(f", with AdamW (learning rate {rate}{f', weight decay {decay}' if decay else ''})")
     factor, patience = numeral(options, "plateau-factor"), numeral(options, "plateau-patience")
-    watched = "validation Dice loss" if run.subsets["validation"] else "training loss"
+    watched = "validation Dice loss" if run.validated else "training loss"
     if factor and patience:
         parts.append(f", the rate times {factor} after {patience} epochs without a lower {watched}")
     parts.append("; the loss is the sum of Dice, cross-entropy and squared error of the predicted IoU")
@@ -136,9 +136,10 @@ def _was(group: list[ArmRecord]) -> str:
 
 def _epochs(run: FinishedRun, group: list[ArmRecord]) -> str:
     """How long arms were trained, as recorded; what was planned where nothing is."""
-    lengths = {arm.name: len(run.epochs[arm.name]) for arm in group if arm.name in run.epochs}
+    lengths = {arm.name: run.epochs[arm.name]["epoch"].nunique() for arm in group if arm.name in run.epochs}
     if len(lengths) == len(group) and len(set(lengths.values())) == 1:
-        return f"trained for {counted(next(iter(lengths.values())), 'epoch')}"
+        each = " in each fold" if any(arm.folds for arm in group) else ""
+        return f"trained for {counted(next(iter(lengths.values())), 'epoch')}{each}"
     if lengths:
         return "trained for " + listed(
             [f"{counted(count, 'epoch')} ({named(name)})" for name, count in lengths.items()]

@@ -274,8 +274,16 @@ def limitations(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
         said.append(f"Training was shorter than the protocol: {each}; these arms could do better.")
     said += _failures(run, wide)
     if any(arm.trains for arm in started) and len({arm.seed for arm in started if arm.trains}) == 1:
-        said.append("Each arm was trained once: how much a result depends on the seed is not known.")
-    said.append("There is one split of the patients, and no second cohort.")
+        once = "once in each fold" if run.folds else "once"
+        said.append(f"Each arm was trained {once}: how much a result depends on the seed is not known.")
+    if run.folds:
+        said.append(
+            "Networks of different folds share most of their training patients, and patients of a fold share a "
+            "network: scores are not quite independent, and intervals and tests take them as if they were. There is "
+            "no second cohort."
+        )
+    else:
+        said.append("There is one split of the patients, and no second cohort.")
     return said
 
 

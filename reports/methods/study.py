@@ -51,7 +51,9 @@ def patients(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     total = sum(map(len, subsets.values()))
     if run.synthetic:
         said.append("The patients are synthetic: a procedure made images and reference.")
-    if total:
+    if run.folds:
+        said.append(f"{counted(total, 'patient')} {_folded(run)}{_way(run)}{_digest(run, 'split')}.")
+    elif total:
         parts = listed([f"{len(subsets[key])} {words}" for key, words in _SUBSETS.items() if subsets[key]])
         said.append(f"{counted(total, 'patient')} were split by patient{_way(run)}: {parts}{_digest(run, 'split')}.")
     lost = left_out_words(run)
@@ -69,9 +71,20 @@ def patients(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     return said
 
 
+def _folded(run: FinishedRun) -> str:
+    """Cross-validation, as what was done with the patients."""
+    sizes = [span([float(len(fold[subset])) for fold in run.folds]) for subset in _SUBSETS]
+    train, validation, test = sizes
+    return (
+        f"were each tested once, in a cross-validation with {len(run.folds)} folds: in each, {test} were tested, "
+        f"{validation} validated and the other {train} trained, so that no arm was tested on who trained it; folds "
+        "were drawn by patient"
+    )
+
+
 def _way(run: FinishedRun) -> str:
     split = mapping(run.study.get("split"))
-    if "counts" in split or "fractions" in split:
+    if "counts" in split or "fractions" in split or "folds" in split:
         seed = run.study.get("seed")
         return " at random" + (f" (seed {named(seed)})" if seed is not None else "")
     if "lists" in split:

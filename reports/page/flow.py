@@ -56,7 +56,8 @@ class StructureFlow:
 
 @dataclass(frozen=True)
 class Flow:
-    """`subsets`: patients of each non-empty set; `cases`: test cases with scores; `unscored`: test patients without.
+    """`subsets`: patients of each non-empty set (of a cross-validation: all, as one set); `cases`: test cases with
+    scores; `unscored`: test patients without.
 
     `skipped` did not run; `silent` ran, or should have, and have no score. `left_out`: cases of each set that could
     not be read and take no part; `subsets` does not count them.
@@ -94,7 +95,9 @@ def flow(run: FinishedRun, wide: pd.DataFrame) -> Flow:
         structures.append(StructureFlow(structure, present, len(cases) - present, arms))
     subsets = run.subsets
     return Flow(
-        tuple((words, len(subsets[name])) for name, words in _SUBSETS.items() if subsets[name]),
+        ((f"{len(run.folds)} folds", len(subsets["test"])),)
+        if run.folds
+        else tuple((words, len(subsets[name])) for name, words in _SUBSETS.items() if subsets[name]),
         volume["case"].nunique(),
         len(set(subsets["test"]) - set(volume["patient"])),
         tuple(structures),
@@ -117,7 +120,7 @@ def _counts(statuses: pd.Series[str]) -> dict[str, int]:
 
 def reading(flow: Flow) -> str:
     """The flow in a sentence or two."""
-    parts = [f"{count} {name}" for name, count in flow.subsets]
+    parts = [f"{count} {name}" if name in _SUBSETS.values() else name for name, count in flow.subsets]
     text = f"{counted(flow.patients, 'patient')} ({listed(parts)}); " if parts else ""
     if flow.lost:
         left = listed([f"{count} {name}" for name, count in flow.left_out])
@@ -216,7 +219,7 @@ def _subsets(axes: Axes, flow: Flow, y: float) -> float:
         middle = left + width / 2
         _arrow(axes, (_WIDTH / 2, y), (middle, y + 16))
         _box(axes, left, y + 16, width, _BOX, f"{name}\n{patients}")
-        if name == _SUBSETS["test"]:
+        if name == _SUBSETS["test"] or name not in _SUBSETS.values():
             _arrow(axes, (middle, y + 16 + _BOX), (_WIDTH / 2 + (30 if count > 1 else 0), y + 32 + _BOX))
     return y + 32 + _BOX
 

@@ -95,14 +95,32 @@ class FinishedRun:
     @property
     def subsets(self) -> dict[str, list[str]]:
         """Patients in use of the training, validation and test set; `left_out` has the others."""
-        found: Mapping[str, Any] = self.provenance.get("subsets") or {}
-        return {subset: [str(p) for p in found.get(subset) or ()] for subset in ("train", "validation", "test")}
+        return _by_subset(self.provenance.get("subsets"))
+
+    @property
+    def folds(self) -> list[dict[str, list[str]]]:
+        """As `subsets`, of each fold of a cross-validation; empty for one split."""
+        return [_by_subset(fold) for fold in self.provenance.get("folds") or ()]
+
+    @property
+    def split_words(self) -> str:
+        """How many patients were in which set."""
+        counts = {subset: len(patients) for subset, patients in self.subsets.items()}
+        if self.folds:
+            return f"{counts['test']}, each tested once in a cross-validation with {len(self.folds)} folds"
+        return ", ".join(
+            f"{counts[s]} {words}" for s, words in (("train", "training"), ("validation",) * 2, ("test",) * 2)
+        )
+
+    @property
+    def validated(self) -> bool:
+        """Whether any patient was there to choose an epoch by."""
+        return any(split["validation"] for split in (self.subsets, *self.folds))
 
     @property
     def left_out(self) -> dict[str, list[str]]:
         """Cases of each set that could not be prepared and take no part, in any arm."""
-        found: Mapping[str, Any] = self.provenance.get("left_out") or {}
-        return {subset: [str(c) for c in found.get(subset) or ()] for subset in ("train", "validation", "test")}
+        return _by_subset(self.provenance.get("left_out"))
 
     @property
     def crop_margin_mm(self) -> tuple[float, float] | None:
@@ -148,6 +166,10 @@ class FinishedRun:
         return int(shape[0]) if shape else None
 
 
+def _by_subset(found: Any) -> dict[str, list[str]]:
+    return {subset: [str(n) for n in (found or {}).get(subset) or ()] for subset in ("train", "validation", "test")}
+
+
 def base_name(arm: str) -> str:
     """Name of an arm without its seed: what its repetitions share."""
     return re.sub(r"\.seed\d+(?=$|@)", "", arm)
@@ -179,7 +201,8 @@ def read_run(folder: Path) -> FinishedRun:
     read = _Optional(folder)
     timing = {arm.name: read.numbers(f"arms/{arm.name}/timing.parquet", TIMING_COLUMNS, _ran(arm)) for arm in arms}
     trained = {arm.name: arm.trains and _ran(arm) for arm in arms}
-    epochs = {name: read.numbers(f"arms/{name}/fit/epochs.csv", EPOCH_COLUMNS, due) for name, due in trained.items()}
+    folds = {arm.name: arm.folds or 0 for arm in arms}
+    epochs = {name: _epochs(read, name, folds[name], due) for name, due in trained.items()}
     prompts = read.table("prompts.parquet", PROMPT_COLUMNS, True)
     lines += read.lines
     text = "Not every table of this run folder could be used as it is; what is shown leaves out what these lines name."
@@ -196,6 +219,15 @@ def read_run(folder: Path) -> FinishedRun:
         notices=(Notice("damaged", "Tables missing or damaged", text, tuple(lines)),) if lines else (),
     )
     return replace(run, notices=(*run.notices, *plan_notices(run)))
+
+
+def _epochs(read: _Optional, arm: str, folds: int, due: bool) -> pd.DataFrame | None:
+    """Epochs of an arm; with a column `fold` where it was trained in several."""
+    if not folds:
+        return read.numbers(f"arms/{arm}/fit/epochs.csv", EPOCH_COLUMNS, due)
+    parts = {n: read.numbers(f"arms/{arm}/fold{n}/fit/epochs.csv", EPOCH_COLUMNS, due) for n in range(1, folds + 1)}
+    found = [part.assign(fold=number) for number, part in parts.items() if part is not None]
+    return pd.concat(found, ignore_index=True) if found else None
 
 
 def _pathless(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -272,7 +272,8 @@ def _cost(run: FinishedRun, best: Sequence[str], costs: Mapping[str, float]) -> 
         parts = [f"{duration(costs[name])} a case"] if name in costs else []
         if name in run.epochs and len(by_place(run.epochs[name], hosts=True)) == 1:
             seconds = run.epochs[name]["seconds"]
-            parts.append(f"{duration(float(seconds.sum()))} of training in {counted(len(seconds), 'epoch')}")
+            folds = f", {arms[name].folds} folds together" if arms[name].folds else ""
+            parts.append(f"{duration(float(seconds.sum()))} of training in {counted(len(seconds), 'epoch')}{folds}")
         if parts:
             lines.append((f"{name}: " if len(best) > 1 else "") + ", ".join(parts))
     known = {n: c for n, c in costs.items() if n not in best and not arms[n].box_only}

@@ -96,21 +96,19 @@ def _rate(value: object) -> str:
 def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
     """The numbers behind the training curves, and what else the method recorded (nnU-Net's pseudo-Dice)."""
     more = [str(column) for column in table.columns if column not in (*EPOCH_COLUMNS, "device", "host")]
+    head, by = ["Epoch"], ["epoch"]
+    if "fold" in table:
+        head, by = ["Fold", "Epoch"], ["fold", "epoch"]
+        more.remove("fold")
     rows = [
         row_of(
-            str(int(r["epoch"])),
+            *[str(int(r[column])) for column in by],
             number(r["train_loss"], 4),
             number(r["validation_loss"], 4),
             *[number(r[column], 4) for column in more],
             duration(r["seconds"]),
         )
-        for r in table.sort_values("epoch").to_dict("records")
+        for r in table.sort_values(by).to_dict("records")
     ]
-    head = (
-        "Epoch",
-        "training loss",
-        "validation loss",
-        *[c.replace("pseudo_dice", "pseudo-Dice") for c in more],
-        "time",
-    )
-    return Table(name, f"{arm}: every epoch", head, tuple(rows))
+    head += ["training loss", "validation loss", *[c.replace("pseudo_dice", "pseudo-Dice") for c in more], "time"]
+    return Table(name, f"{arm}: every epoch", tuple(head), tuple(rows))
