@@ -34,11 +34,20 @@ class CaseDone:
 
 
 @dataclass(frozen=True)
+class CaseScored:
+    """The scores and contours of a prediction are published; whether each was computed, and not there before."""
+
+    case: str
+    scored: bool
+    drawn: bool
+
+
+@dataclass(frozen=True)
 class Failed:
     """A step failed, of one case (`case`), of an arm (`arm`) with all its cases, or of one case of an arm.
 
-    `step`: "prepare", "fit", "load", "predict" or "pictures". `status`: "unreadable", "crashed" (raised or died),
-    "timeout", or "no_pictures".
+    `step`: "prepare", "fit", "load", "predict", "score" or "pictures". `status`: "unreadable", "crashed" (raised or
+    died), "timeout", or "no_pictures".
     """
 
     step: str
@@ -64,4 +73,4 @@ class ArmDone:
     """Nothing more will happen to the arm in this run."""
 
 
-Event = ArmStarted | Epoch | FitDone | CaseDone | Failed | PhaseDone | ArmDone
+Event = ArmStarted | Epoch | FitDone | CaseDone | CaseScored | Failed | PhaseDone | ArmDone

@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ SCHEMA = 1
 #: Form of the files of `Store.pictures` and `Store.contours`; a reader takes no other.
 PICTURES_SCHEMA = 1
 _LOCK_PATIENCE_S = 5.0
+#: Seconds in which what another machine wrote must be seen here (NFS keeps what it knows of a folder for up to 60).
+_VISIBLE_S = 120.0
 _log = logging.getLogger("gtvbench")
 
 
@@ -237,6 +239,22 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
         return record
+
+    def awaited(self, step: str, key: str, patience_s: float = _VISIBLE_S) -> dict[str, Any]:
+        """The record of a step that another machine finished: a network file system may show it late. Raises StoreError
+        where it does not come: what is finished must not count as missing."""
+        deadline = time.monotonic() + patience_s
+        while (found := self.record(step, key)) is None:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"the step {step} was finished on another machine, but its files do not appear here",
+                    file=self._record_path(step),
+                    remedy="check that both see the same folder, then run again: what is finished is kept",
+                )
+            with suppress(OSError):  # opening a folder makes NFS look whether it changed
+                list(self._record_path(step).parent.iterdir())
+            time.sleep(0.2)
+        return found
 
     def forget(self, step: str) -> None:
         """Remove a step's record before its outputs are made anew."""

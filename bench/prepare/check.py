@@ -9,7 +9,7 @@ from pathlib import Path
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import BenchError
 from gtvbench.bench.files.progress import Display
-from gtvbench.bench.prepare.crew import Crew, Result
+from gtvbench.bench.prepare.crew import Result, read, readers
 from gtvbench.bench.prepare.patients import Task
 from gtvbench.bench.study.arms import Arm, plan_arms
 from gtvbench.bench.study.cohort import open_cohort
@@ -33,10 +33,10 @@ def check_study(study: Study, base: Path, display: Display) -> CheckResult:
     unreadable source, a split that overlaps).
     """
     cohort = open_cohort(study, base)
-    crew = Crew(cohort.job("check", study, base), study.preparation)
+    crew = readers(cohort.job("check", study, base), study.preparation)
     results: dict[str, Result] = {}
     tasks = [Task(entry) for entry in cohort.used]
-    with display.phase("Reading patients", len(tasks)) as bar, closing(crew.results(tasks)) as found:
+    with display.phase("Reading patients", len(tasks)) as bar, closing(read(crew, tasks)) as found:
         for result in found:
             results[result.case] = result
             bar.advance(result.case if result.error is None else "")

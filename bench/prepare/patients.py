@@ -49,7 +49,7 @@ class Patients:
         """The study's source, opened once a process."""
         return open_source(dict(self.job.dataset), self.job.base, self.structures, self.job.seed)
 
-    def perform(self, task: Task, tell: object = None) -> Any:
+    def perform(self, task: Task, tell: object) -> Any:
         """Prepare a case, or check it; raises DataError where it is the patient's fault, another BenchError where the
         next patient would meet it too (a full disk, an option)."""
         return self._prepare(task) if self.job.work == "prepare" else self._check(task)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,8 +32,9 @@ from gtvbench.bench.files import nifti
 from gtvbench.bench.files.provenance import has_accelerator, origin
 from gtvbench.bench.files.store import Store, publish_folder, write_atomically
 from gtvbench.bench.processes.recorder import CLOCK_FILE, EpochTable
-from gtvbench.bench.processes.worker import Tell
+from gtvbench.bench.processes.worker import Tell, Work
 from gtvbench.bench.study import registry
+from gtvbench.bench.study.file import PreparationOptions
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,19 @@ class FitTask:
 
 @dataclass(frozen=True)
 class ArmWork:
-    """What is missing of an arm: its training (None: done, or there is none), and cases. `timeout_s` is for a case."""
+    """What is missing of an arm: its training (None: done, or there is none), cases to predict, and those to score.
+
+    `scoring` is the work of a crew whose tasks are the items of `to_score` and whose results are `CaseScored`; `crew`
+    says how many work on it. `timeout_s` is for the prediction of a case.
+    """
 
     arm: ArmJob
     fit: FitTask | None
     items: tuple[Item, ...]
     timeout_s: float | None = None
+    to_score: tuple[Item, ...] = ()
+    scoring: Work | None = None
+    crew: PreparationOptions = field(default_factory=PreparationOptions)
 
 
 @dataclass(frozen=True)
@@ -275,14 +283,14 @@ def _images(store: Store, case: str) -> Images:
 
 
 def _training_case(store: Store, case: str, digest: str | None) -> TrainingCase:
-    return TrainingCase(_images(store, case), store.reference(case), _stored_prompts(store, case, digest))
+    return TrainingCase(_images(store, case), store.reference(case), stored_prompts(store, case, digest))
 
 
 def _prompts(store: Store, arm: ArmJob, item: Item) -> Prompts:
-    return _stored_prompts(store, item.case, item.digests["prompts"] if arm.prompted else None)
+    return stored_prompts(store, item.case, item.digests["prompts"] if arm.prompted else None)
 
 
-def _stored_prompts(store: Store, case: str, digest: str | None) -> Prompts:
+def stored_prompts(store: Store, case: str, digest: str | None) -> Prompts:
     """The prompts of a case as they were planned with; without a digest the method sees none."""
     if digest is None:
         return Prompts(case, ())

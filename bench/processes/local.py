@@ -1,16 +1,18 @@
-"""An arm on this machine: one process trains it and another predicts with it, watched, restarted after a death."""
+"""An arm on this machine: a process trains it, another predicts with it, others score; all watched, some restarted."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from gtvbench.bench.core.events import CaseDone, Event, Failed, FitDone, PhaseDone
 from gtvbench.bench.files.store import Store, held
 from gtvbench.bench.processes import pool
 from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitWork, PredictWork
-from gtvbench.bench.processes.worker import Failure
+from gtvbench.bench.processes.crew import Crew
+from gtvbench.bench.processes.worker import Done, Failure, Work
 
 #: Set for a method's process unless the user sets the same variable (GNU's OpenMP and C library; others ignore them).
 #: Threads at a barrier spin for microseconds before they sleep: spinning longer, two runs on one machine take each
@@ -23,7 +25,7 @@ PATIENT = {"GOMP_SPINCOUNT": "10000", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRE
 def run_arm(
     work: ArmWork, lock: int | None, environment: Mapping[str, str], stopped: Callable[[], bool] = lambda: False
 ) -> Generator[Event]:
-    """Train where asked, then predict every item; yields what happens.
+    """Train where asked, predict every item, then score: nothing else runs beside a timed step. Yields what happens.
 
     A training that dies is a failure of the arm; it goes on from its last checkpoint when the study is run again. A
     case that dies or takes longer than its time is tried once more when the others are done. A method that raises or
@@ -35,8 +37,11 @@ def run_arm(
     with held(store.arm_folder(work.arm.unit)) as own:
         left, done = _left(work, store)
         yield from done
+        locks = [own, *([] if lock is None else [lock])]
         if left.items:
-            yield from _compute(left, [own, *([] if lock is None else [lock])], environment, stopped)
+            yield from _compute(left, locks, environment, stopped)
+        if left.scoring is not None:
+            yield from _score(left, left.scoring, locks, stopped)
 
 
 def _left(work: ArmWork, store: Store) -> tuple[ArmWork, list[Event]]:
@@ -90,6 +95,19 @@ def _compute(
                 yield CaseDone(found.task.case)
         if last is not None:
             yield PhaseDone("predict", workers.peak_bytes, most, last["origin"])
+
+
+def _score(work: ArmWork, scoring: Work, locks: Sequence[int], stopped: Callable[[], bool]) -> Generator[Event]:
+    """Score what is predicted. Where that raises, the run does it again and tells; what dies must not take it along."""
+    store = Store(work.arm.run)
+    crew = Crew(scoring, "process that scored", work.crew, locks, stopped)
+    size = sum(store.reference(item.case).stat().st_size for item in work.to_score)
+    with closing(crew.results(work.to_score, size)) as results:
+        for item, found in results:
+            if isinstance(found, Done):
+                yield found.value
+            elif found.status != "raised":
+                yield _failed(work.arm, "score", item.case, found)
 
 
 def _failed(arm: ArmJob, step: str, case: str | None, failure: Failure) -> Failed:

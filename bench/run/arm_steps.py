@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gtvbench.bench.core.events import ArmDone, ArmStarted, CaseDone, Epoch, Event, Failed, FitDone, PhaseDone
+from gtvbench.bench.core.errors import DataError
+from gtvbench.bench.core.events import (
+    ArmDone,
+    ArmStarted,
+    CaseDone,
+    CaseScored,
+    Epoch,
+    Event,
+    Failed,
+    FitDone,
+    PhaseDone,
+)
 from gtvbench.bench.files.progress import LOGGER, Bar, Display
 from gtvbench.bench.processes.arm import ArmWork, Item
 from gtvbench.bench.processes.engine import Engine
@@ -37,6 +48,12 @@ def run_arms(
                 unit.state.score()
             else:
                 unit.take(event)
+    lost = {f"{state.arm.name}, {case}": how for state in states for case, how in state.unscored.items()}
+    if lost:
+        raise DataError(
+            "predictions could not be scored: " + "; ".join(f"{what}: {how}" for what, how in lost.items()),
+            remedy="free memory or lower 'preparation: workers', then run again: all that is finished is kept",
+        )
     for state in states:
         state.score()
     return [row for state in states for row in state.rows], [state.record for state in states]
@@ -50,23 +67,35 @@ class _State:
     scores: ScoreSteps
     units: list[_Unit] = field(default_factory=list)
     status: dict[str, str] = field(default_factory=dict)
+    #: Cases that were predicted in this run.
+    predicted: set[str] = field(default_factory=set)
+    #: Cases whose scoring died, and how.
+    unscored: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.works = [] if self.arm.skip is not None else self.scores.ready.works(self.arm)
+        self.scoring = self.scores.scoring(self.arm)
 
     def missing(self) -> list[_Unit]:
         """What the engine is given: nothing where nothing is missing, or the arm is skipped."""
         if self.arm.skip is not None:
             LOGGER.warning("%s is skipped: %s", self.arm.name, self.arm.skip)
-        left = [self.scores.ready.missing(work) for work in self.works]
-        self.units = [_Unit(self, work) for work in left if work is not None]
+        self.units = [_Unit(self, left) for work in self.works if (left := self._left(work)) is not None]
         return self.units
+
+    def _left(self, work: ArmWork) -> ArmWork | None:
+        left = self.scores.ready.missing(work)
+        unscored = tuple(item for item in work.items if not self.scoring.is_done(item))
+        if not unscored:
+            return left
+        left = left or replace(work, fit=None, items=())
+        return replace(left, to_score=unscored, scoring=self.scoring, crew=self.scores.ready.study.preparation)
 
     def score(self) -> None:
         """Score every case, where all work on the arm is done and that is not done yet, and sum the arm up."""
-        if self.record or not all(unit.done for unit in self.units):
+        if self.record or self.unscored or not all(unit.done for unit in self.units):
             return
         arm, ready = self.arm, self.scores.ready
         if arm.skip is not None:
@@ -75,10 +104,12 @@ class _State:
         records, folds = {}, {item.case: work.arm.fold for work in self.works for item in work.items}
         for item in sorted((item for work in self.works for item in work.items), key=lambda item: item.case):
             record = ready.predicted(arm.name, item)
+            if record is None and item.case in self.predicted:
+                record = ready.store.awaited(f"predict/{arm.name}/{item.case}", item.key)
             if record is not None:
                 records[item.case] = record
             status = self.status.get(item.case, "missing_output")
-            rows = self.scores.rows(arm, item.case, item.digests, record, status)
+            rows = self.scores.rows(arm, self.scoring, item, record, status)
             self.rows += [row | {"fold": folds[item.case]} for row in rows]
         tables.write_timing(ready.store, arm.name, self.works, records)
         failed = len(folds) - len(records)
@@ -105,7 +136,7 @@ class _Unit:
     def length(self) -> int:
         """Epochs and cases to come."""
         epochs = int(self.work.arm.options.get("epochs") or 0) if self.work.fit is not None else 0
-        return epochs + len(self.work.items)
+        return epochs + len(self.work.items) + len(self.work.to_score)
 
     def take(self, event: Event) -> None:
         """Show, count and note down what happened."""
@@ -118,9 +149,17 @@ class _Unit:
                 scores.journal.computed["fit"] += 1
             case CaseDone(case):
                 scores.journal.computed["predict"] += 1
+                self.state.predicted.add(case)
                 self.bar.advance(case)
-            case Failed(_, case, how, message):
+            case CaseScored(_, scored, drawn):
+                scores.journal.computed["score"] += scored
+                scores.journal.computed["pictures"] += drawn
+                self.bar.advance()
+            case Failed(step, case, how, message):
                 LOGGER.error("%s failed (%s): %s", f"{self.title}, {case}" if case else self.title, how, message)
+                if step == "score":
+                    self.state.unscored[str(case)] = message
+                    return
                 scores.journal.failed(event)
                 lost = [case] if case else [item.case for item in self.work.items if self._lacks(item)]
                 status.update(dict.fromkeys(lost, how))

@@ -12,7 +12,7 @@ from gtvbench.bench.core.split import SUBSETS
 from gtvbench.bench.files.progress import LOGGER, Display
 from gtvbench.bench.files.store import Store
 from gtvbench.bench.prepare.cases import Prepared, load_prepared, prepare_key, prompts_of
-from gtvbench.bench.prepare.crew import Crew, Result
+from gtvbench.bench.prepare.crew import Result, read, readers
 from gtvbench.bench.prepare.patients import Task
 from gtvbench.bench.run import tables
 from gtvbench.bench.run.journal import Journal
@@ -32,9 +32,9 @@ def make_ready(
     keys = {e.name: prepare_key(e.identity, cohort.modalities, cohort.structures) for e in cohort.used}
     found = {name: load_prepared(store, key, name) for name, key in keys.items()}
     tasks = [Task(entry, keys[entry.name]) for entry in cohort.used if found[entry.name] is None]
-    crew = Crew(cohort.job("prepare", study, base, store.folder), study.preparation, lock)
+    crew = readers(cohort.job("prepare", study, base, store.folder), study.preparation, lock)
     bad: dict[str, Result] = {}
-    with display.phase("Preparing patients", len(cohort.used)) as bar, closing(crew.results(tasks)) as results:
+    with display.phase("Preparing patients", len(cohort.used)) as bar, closing(read(crew, tasks)) as results:
         for name in [name for name, prepared in found.items() if prepared is not None]:
             bar.advance(name)
         for result in results:

@@ -264,17 +264,12 @@ class PictureSteps:
         case_key = self.keys.get(f"pictures/{case}")
         if case_key is None:
             return
-        step, path = f"contours/{arm}/{case}", self.store.contours(arm, case)
-        key = step_key("contours", CONTOURS_VERSION, pictures=case_key, predicted=predicted, status=status)
+        key = contours_key(case_key, predicted, status)
 
         def make() -> None:
-            reference = np.load(self.store.reference(case), mmap_mode="r")
-            with zipfile.ZipFile(self.store.pictures(case)) as archive:
-                crop = Crop.from_list(json.loads(archive.read("record.json"))["crop"])
-            write_atomically(path, _json(contour_record(read(), reference, crop, self.structures, status)))
-            self.store.finish(step, key, [path])
+            draw_contours(self.store, arm, case, key, self.structures, read(), status)
 
-        self._step(step, key, arm, case, make, path)
+        self._step(f"contours/{arm}/{case}", key, arm, case, make, self.store.contours(arm, case))
 
     def _step(self, step: str, key: str, arm: str | None, case: str, make: Callable[[], None], path: Path) -> None:
         if self.store.record(step, key) is None:
@@ -295,6 +290,30 @@ class PictureSteps:
         LOGGER.warning("no pictures of %s%s: %s", case, f" for {arm}" if arm else "", error)
         message, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
         self.failed(Failed("pictures", case, "no_pictures", message, trace, arm))
+
+
+def contours_key(pictures: str, predicted: str | None, status: str | None) -> str:
+    """Content key of the contours of one arm and case; `pictures` is that of the case's pictures."""
+    return step_key("contours", CONTOURS_VERSION, pictures=pictures, predicted=predicted, status=status)
+
+
+def draw_contours(
+    store: Store,
+    arm: str,
+    case: str,
+    key: str,
+    structures: Sequence[Structure],
+    prediction: Label | None,
+    status: str | None,
+) -> None:
+    """Publish the contours of one arm and case, whose pictures are there."""
+    path, step = store.contours(arm, case), f"contours/{arm}/{case}"
+    reference = np.load(store.reference(case), mmap_mode="r")
+    with zipfile.ZipFile(store.pictures(case)) as archive:
+        crop = Crop.from_list(json.loads(archive.read("record.json"))["crop"])
+    store.forget(step)
+    write_atomically(path, _json(contour_record(prediction, reference, crop, structures, status)))
+    store.finish(step, key, [path])
 
 
 def _json(value: Any) -> str:

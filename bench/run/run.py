@@ -77,7 +77,7 @@ class Run:
             pictures = _draw_pictures(ready, journal, self.display)
             scores = ScoreSteps(ready, pictures, journal)
             rows, records = run_arms(arms, scores, _engine(study, lock), self.display)
-            journal.computed["pictures"] = pictures.computed if pictures is not None else 0
+            journal.computed["pictures"] += pictures.computed if pictures is not None else 0
             tables.write_scores(store, rows)
             tables.write_json(privacy.arms(records), folder / "arms.json")
             tables.write_json(privacy.failures(journal.failures), folder / "failures.json")

@@ -20,12 +20,14 @@ from gtvbench.bench.core.errors import DataError, DigestError, StoreError, Study
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files.nifti import write_volume
 from gtvbench.bench.files.progress import Display
-from gtvbench.bench.prepare import crew as preparing
 from gtvbench.bench.prepare.cases import prepare_key
 from gtvbench.bench.prepare.check import check_study
-from gtvbench.bench.prepare.crew import Crew, available_memory, input_bytes
+from gtvbench.bench.prepare.crew import input_bytes, read, readers
 from gtvbench.bench.prepare.patients import Task
+from gtvbench.bench.processes import crew as crews
 from gtvbench.bench.processes import worker
+from gtvbench.bench.processes.crew import Crew, available_memory
+from gtvbench.bench.processes.worker import Failure
 from gtvbench.bench.study.arms import plan_arms
 from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import PreparationOptions, Study
@@ -165,10 +167,10 @@ def crew_of(base: Path, **options: Any) -> tuple[Crew, list[Task]]:
     plan = study()
     cohort = open_cohort(plan, base)
     tasks = [Task(e, prepare_key(e.identity, cohort.modalities, cohort.structures)) for e in cohort.used]
-    return Crew(cohort.job("prepare", plan, base, base / "run"), PreparationOptions(**options)), tasks
+    return readers(cohort.job("prepare", plan, base, base / "run"), PreparationOptions(**options)), tasks
 
 
-def readers() -> list[psutil.Process]:
+def at_work() -> list[psutil.Process]:
     """Processes that read patients for this one."""
     found = []
     for process in psutil.Process().children():
@@ -183,7 +185,7 @@ def readers() -> list[psutil.Process]:
 def killer(stop: threading.Event, every: bool) -> None:
     """Kill readers: the first that is seen, or each."""
     while not stop.is_set():
-        for process in readers():
+        for process in at_work():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
                 if not every:
@@ -199,16 +201,15 @@ def test_a_killed_worker_costs_a_second_attempt_and_then_its_patient(cohort: Pat
     thread = threading.Thread(target=killer, args=(stop, every))
     thread.start()
     try:
-        results = {result.case: result for result in crew.side_by_side(tasks)}
+        results = {task.entry.name: found for task, found in crew.side_by_side(tasks)}
     finally:
         stop.set()
         thread.join()
     assert set(results) == {task.entry.name for task in tasks}
-    statuses = {result.status for result in results.values()}
-    assert statuses == ({"crashed"} if every else {None})
+    assert {isinstance(found, Failure) for found in results.values()} == {every}
     if every:
-        assert all("SIGKILL" in str(result.error) for result in results.values())
-    assert readers() == []
+        assert all("SIGKILL" in found.message for found in results.values())
+    assert at_work() == []
 
 
 def test_an_interrupt_ends_every_worker(cohort: Path) -> None:
@@ -223,26 +224,26 @@ def test_an_interrupt_ends_every_worker(cohort: Path) -> None:
                 pass
     finally:
         signal.signal(signal.SIGINT, before)
-    assert readers() == []
+    assert at_work() == []
 
 
 def test_a_run_folder_that_cannot_be_written_ends_the_run(cohort: Path) -> None:
     (cohort.parent / "run").write_text("in the way")
     crew, tasks = crew_of(cohort.parent, workers=2)
     with pytest.raises(StoreError):
-        list(crew.side_by_side(tasks))
+        list(read(crew, tasks))
 
 
 def test_memory_bounds_the_workers_by_what_a_patient_took(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crew, tasks = crew_of(cohort.parent, memory_gb=8.0)
-    monkeypatch.setattr(preparing.provenance, "usable_cores", lambda: 16)
+    monkeypatch.setattr(crews.provenance, "usable_cores", lambda: 16)
     crew._cores, crew._budget = 16, 8.0 * 2**30
     allowed = []
     for peak in (0, 2**30, 20 * 2**30):  # none measured yet: 3 GB each
         crew.pool.peak_bytes = peak
         allowed.append(crew.allowed())
     assert allowed == [2, 6, 1]
-    assert crew._alone(tasks)  # so small that no process is worth its start
+    assert crew._alone(tasks, 1 << 20) and not crew._alone(tasks, None)  # so small that no process is worth its start
     assert input_bytes({"files": {"a": [10, 1], "b": [5, 2]}}) == 15
     assert input_bytes({"shape": [2, 3, 4]}) == 48
     assert input_bytes({"series": "x"}) is None
