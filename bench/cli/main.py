@@ -51,6 +51,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/<study>.")] = None,
     overrides: Overrides = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="End with the report.")] = True,
+    engine: Annotated[
+        str | None, typer.Option(help="local; slurm, pbs, sge or lsf; or a Dask scheduler's address.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and compute nothing.")] = False,
     log: LogMode = "auto",
 ) -> None:
@@ -61,7 +64,7 @@ def run(
     from gtvbench.bench.run.run import Run
 
     mode = _logging(log)
-    study, base = _study(study_file, overrides)
+    study, base = _study(study_file, [*(overrides or ()), *_engine(engine)])
     folder = out or study.output / study.study
     chosen = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else None
     if dry_run:
@@ -80,6 +83,16 @@ def run(
         _err.print(", ".join(outcome.left_out), markup=False, highlight=False)
     typer.echo(str(outcome.report or folder))
     raise typer.Exit(outcome.exit_code)
+
+
+def _engine(text: str | None) -> list[str]:
+    """What `--engine` stands for in the study file, whose other keys of `engine` are kept."""
+    if text is None:
+        return []
+    address = text if "://" in text else "null"
+    cluster = "null" if text == "local" or "://" in text else text
+    kind = "local" if text == "local" else "dask"
+    return [f"engine.kind={kind}", f"engine.address={address}", f"engine.cluster={cluster}"]
 
 
 @app.command()

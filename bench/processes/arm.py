@@ -88,13 +88,15 @@ class ArmWork:
     """What is missing of an arm: its training (None: done, or there is none), cases to predict, and those to score.
 
     `scoring` is the work of a crew whose tasks are the items of `to_score` and whose results are `CaseScored`; `crew`
-    says how many work on it. `timeout_s` is for the prediction of a case.
+    says how many work on it. `timeout_s` is for the prediction of a case, `memory_bytes` for each process with its
+    children.
     """
 
     arm: ArmJob
     fit: FitTask | None
     items: tuple[Item, ...]
     timeout_s: float | None = None
+    memory_bytes: float | None = None
     to_score: tuple[Item, ...] = ()
     scoring: Work | None = None
     crew: PreparationOptions = field(default_factory=PreparationOptions)

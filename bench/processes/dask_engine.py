@@ -156,7 +156,7 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         queue=options.queue,
         cores=options.cores,
         processes=1,
-        memory=options.memory,
+        memory=options.job_memory,
         job_extra_directives=directives,
         worker_extra_args=extra,
         job_script_prologue=[f"export {name}={options.cores}" for name in _THREADS],

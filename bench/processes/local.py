@@ -64,7 +64,7 @@ def _compute(
     def processes(of: FitWork | PredictWork, attempts: int, seconds: float | None) -> pool.Pool:
         return pool.Pool(
             of, "arm's process", locks, log, {**PATIENT, **os.environ, **environment}, timeout_s=seconds,
-            attempts=attempts, stopped=stopped,
+            memory_bytes=work.memory_bytes, attempts=attempts, stopped=stopped,
         )  # fmt: skip
 
     if work.fit is not None:

@@ -64,6 +64,8 @@ class _Worker:
     opened: bool = False
     #: Whether what is at hand told anything yet.
     told: bool = False
+    #: Memory (bytes) for which it is to be ended.
+    grown: float | None = None
 
 
 def _one() -> int:
@@ -79,9 +81,10 @@ class Pool:
     """Workers for one piece of work, started as they are needed and ended by `close` (or `with`).
 
     `limit` says how many may be at work now, and is asked whenever a task is handed out. `timeout_s` is the time that a
-    task may compute after an event of it, and a multiple of it before the first; opening the work does not count. What
-    workers print goes to `log`, or nowhere. `attempts` 1: a task whose worker dies is given up at once. Where `stopped`
-    comes true, `run` ends with tasks undone. `environment` is added to that of this process.
+    task may compute after an event of it, and a multiple of it before the first; opening the work does not count.
+    `memory_bytes` is what a worker and its children may have resident; one that has more is ended. What workers print
+    goes to `log`, or nowhere. `attempts` 1: a task whose worker dies is given up at once. Where `stopped` comes true,
+    `run` ends with tasks undone. `environment` is added to that of this process.
     """
 
     work: Work
@@ -91,6 +94,7 @@ class Pool:
     environment: Mapping[str, str] = field(default_factory=dict)
     limit: Callable[[], int] = _one
     timeout_s: float | None = None
+    memory_bytes: float | None = None
     attempts: int = 2
     stopped: Callable[[], bool] = _never
     workers: list[_Worker] = field(default_factory=list)
@@ -138,14 +142,23 @@ class Pool:
         """Workers that said something, ended, or are late; waits for one, and looks at memory while it waits."""
         while True:
             ready = wait([worker.link for worker in self._busy()], _TICK_S)
+            for worker in self._busy():
+                self._weigh(worker)
             found = [
                 worker
                 for worker in self._busy()
-                if worker.link in ready or self._late(worker) or worker.process.poll() is not None
+                if worker.link in ready or self._late(worker) or worker.grown or worker.process.poll() is not None
             ]
-            self.peak_bytes = max([self.peak_bytes, *(_resident(worker.process.pid) for worker in self._busy())])
             if found or self.stopped():
                 return found
+
+    def _weigh(self, worker: _Worker) -> None:
+        """Look how much memory a worker has."""
+        used = _resident(worker.process.pid)
+        self.peak_bytes = max(self.peak_bytes, used)
+        if self.memory_bytes is not None and used > self.memory_bytes:
+            alone = _resident(worker.process.pid, shared_once=True)
+            worker.grown = alone if alone > self.memory_bytes else None
 
     def _allowed(self, worker: _Worker) -> float:
         """Seconds that a worker may take until it is heard of again."""
@@ -163,11 +176,17 @@ class Pool:
             if not worker.link.poll():
                 raise TimeoutError if worker.process.poll() is None else EOFError
             message = worker.link.recv()
+            worker.grown = None  # it came so far all the same
         except (EOFError, OSError) as error:
             late = isinstance(error, TimeoutError)
             opening, allowed = worker.since is None, self._allowed(worker)
             code = self._dismiss(worker, kill=late)
             told = f"stopped after {allowed:g} s" if late else ended(code, self.what)
+            if worker.grown is not None:
+                late, told = (
+                    False,
+                    f"the {self.what} took {_gb(worker.grown)} of memory and may take {_gb(self.memory_bytes)}",
+                )
             if attempt.number < self.attempts:
                 second = _Attempt(attempt.task, attempt.number + 1)
                 if opening:  # what dies while it opens the work would die with every task: it is tried again at once
@@ -262,12 +281,17 @@ def ended(code: int | None, what: str) -> str:
     return f"the {what} was killed by {name}{hint}"
 
 
-def _resident(pid: int) -> int:
-    """Bytes that a process and its children have resident; what they share counts for each."""
+def _resident(pid: int, shared_once: bool = False) -> int:
+    """Bytes that a process and its children have resident; what they share counts for each, or once (slow)."""
     total = 0
     with suppress(psutil.Error):
         process = psutil.Process(pid)
         for each in (process, *process.children(recursive=True)):
             with suppress(psutil.Error):
-                total += each.memory_info().rss
+                pss = getattr(each.memory_full_info(), "pss", None) if shared_once else None
+                total += each.memory_info().rss if pss is None else pss
     return total
+
+
+def _gb(size: float | None) -> str:
+    return f"{(size or 0) / 1e9:.2g} GB"

@@ -56,7 +56,8 @@ class Ready:
         fit = self._fit_task(arm, fold) if arm.trains else None
         inputs = self._inputs(arm)
         items = tuple(self._item(arm, case, fold, fit, inputs(case)) for case in self.cohort.cases("test", fold))
-        return ArmWork(self._job(arm, fold), fit, items, self.study.timing.case_timeout_s)
+        limits = self.study.timing.case_timeout_s, self.study.engine.process_bytes
+        return ArmWork(self._job(arm, fold), fit, items, *limits)
 
     def _fit_task(self, arm: Arm, fold: int) -> FitTask:
         cases = {subset: self.cohort.cases(subset, fold) for subset in ("train", "validation")}

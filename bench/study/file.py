@@ -183,8 +183,9 @@ class EngineOptions(_Model):
     """How many batch jobs may run at a time. Each is one worker and computes one arm at a time."""
     cores: int = Field(default=4, ge=1)
     """Cores of a batch job."""
-    memory: str = "16GB"
-    """Memory of a batch job."""
+    memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[MGT]i?B$")] | None = None
+    """Memory that an arm may take, for example `16GB`. A process that takes more is ended, and costs the case that it
+    was at. Of a batch job it is asked for (16GB without this key), and a tenth of it left to Dask."""
     gpus_per_job: int = Field(default=0, ge=0)
     """GPUs of a batch job; arms then wait for a worker that has them. On other systems than SLURM, `directives` must
     ask for them."""
@@ -205,6 +206,21 @@ class EngineOptions(_Model):
         if self.gpus_per_job and self.cluster not in (None, "slurm") and not self.directives:
             raise ValueError(f"say in 'directives' how {self.cluster} gives a job its GPUs")
         return self
+
+    @property
+    def job_memory(self) -> str:
+        """Memory that a batch job asks for."""
+        return self.memory or "16GB"
+
+    @property
+    def process_bytes(self) -> float | None:
+        """Memory that a process of an arm and its children may have resident; None: no limit."""
+        text = self.memory or ("16GB" if self.cluster is not None else None)
+        if text is None:
+            return None
+        unit = "MGT".index(text.rstrip("iB")[-1])
+        size = float(text.rstrip("MGTiB")) * float((1024 if "i" in text else 1000) ** (unit + 2))
+        return size * (0.9 if self.cluster is not None else 1.0)
 
 
 class MethodEntry(_Model):

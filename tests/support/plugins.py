@@ -88,6 +88,9 @@ class Broken(VolumeMethod):
             os.abort()
         if how == "hang":
             time.sleep(600)
+        if how == "grow":
+            self.kept = np.ones(1 << 27)  # 1 GB
+            time.sleep(600)
         if how == "shape":
             return np.zeros((1, 2, 3), np.uint8)
         if how == "label":

@@ -48,6 +48,23 @@ def test_an_unknown_method_is_answered_with_the_nearest_name_and_no_traceback(tm
     assert "did you mean box-ellipse" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("engine", "where"),
+    [("local", "this machine"), ("slurm", "Dask"), ("tcp://127.0.0.1:9", "Dask"), ("slurmm", "engine.cluster")],
+)
+def test_the_engine_of_the_command_line_wins(tmp_path: Path, engine: str, where: str) -> None:
+    (tmp_path / "s.yaml").write_text("""
+study: small
+dataset: {source: phantom, patients: 3}
+structures: {GTV-T: 1, GTV-N: 2}
+split: {counts: {test: 3}}
+engine: {kind: dask, address: "tcp://elsewhere:1", walltime: "1:00:00"}
+""")
+    command = ["run", str(tmp_path / "s.yaml"), "--methods", "box-fill", "--dry-run", "--engine", engine]
+    told = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "run")])
+    assert where in told.output + str(told.exception)
+
+
 def test_the_demo_study_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["check", "--log", "quiet"])

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_a_step_is_done_only_with_its_key_and_whole_outputs(tmp_path: Path) -> N
     assert store.record("predict/arm/case", "key") is None
     output.unlink()
     assert store.record("predict/arm/case", "key") is None
+
+
+def test_what_another_machine_finished_is_waited_for_and_never_counts_as_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    thread = threading.Timer(0.3, store.finish, ("predict/a/p1", "key", ()))
+    thread.start()
+    assert store.awaited("predict/a/p1", "key")["key"] == "key"
+    thread.join()
+    with pytest.raises(StoreError, match="finished on another machine"):
+        store.awaited("predict/a/p1", "other", patience_s=0.0)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "key"}'])

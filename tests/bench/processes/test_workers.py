@@ -72,18 +72,20 @@ def test_broken_methods_leave_rows_and_the_others_standing(execute: Execute) -> 
 
 
 @pytest.mark.usefixtures("with_plugins")
-@pytest.mark.parametrize("how", ["crash", "hang"])
+@pytest.mark.parametrize("how", ["crash", "hang", "grow"])
 def test_one_deadly_case_of_many_costs_itself_alone(execute: Execute, how: str) -> None:
     split = {"counts": {"test": 4}}
     (first, deadly, *_), methods = _cases(execute, split), {}
     for name, case in (("first", first), ("second", deadly)):
         methods[name] = {"method": "broken", "how": how, "case": case}
-    outcome, run = execute([*methods], methods=methods, split=split, timing={"case-timeout-s": 1.5})
+    limits = {"engine": {"memory": "0.9GB"}} if how == "grow" else {"timing": {"case-timeout-s": 1.5}}
+    outcome, run = execute([*methods], methods=methods, split=split, **limits)
     assert outcome.exit_code == 3
-    status = {"crash": "crashed", "hang": "timeout"}[how]
+    status = "timeout" if how == "hang" else "crashed"
     failed = [(f["step"], f["arm"], f["case"], f["status"]) for f in outcome.failures]
     assert failed == [("predict", "first.ct-only", first, status), ("predict", "second.ct-only", deadly, status)]
     assert all("twice" in failure["message"] for failure in outcome.failures)
+    assert how != "grow" or "GB of memory and may take 0.9 GB" in outcome.failures[0]["message"]
     for name in methods:
         assert len(list((run.store.arm_folder(f"{name}.ct-only") / "predictions").iterdir())) == 3
 

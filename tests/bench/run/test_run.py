@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gtvbench.bench.core.errors import DigestError
+from gtvbench.bench.core.errors import DataError, DigestError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files import nifti
 from gtvbench.bench.run.dry_run import plan_jobs
@@ -63,6 +64,31 @@ def test_a_prediction_that_was_tampered_with_is_not_scored(finished: Run, execut
     (finished.folder / "steps" / "score" / "box-fill" / f"{case}.json").unlink()
     with pytest.raises(DigestError, match=case):
         execute(["box-fill"])
+
+
+def test_predictions_are_scored_side_by_side_and_a_scorer_that_dies_is_told(
+    finished: Run, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished.folder / "scores.parquet").read_bytes()
+    two = {"preparation": {"workers": 2}}
+    for folder in (finished.folder / "steps" / "score", finished.folder / "steps" / "contours"):
+        shutil.rmtree(folder)
+    outcome, _ = execute(BOTH, **two)
+    assert outcome.computed["score"] == 4 and outcome.computed["pictures"] == 4
+    assert (finished.folder / "scores.parquet").read_bytes() == before
+
+    shutil.rmtree(finished.folder / "steps" / "score")
+    killer = "import os, sys\nif 'gtvbench.bench.processes.worker' in sys.orig_argv:\n"
+    killer += (
+        "    sys.addaudithook(lambda event, args: event == 'os.rename' and '/scores/' in str(args[1]) and os.abort())\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(killer)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        with pytest.raises(DataError, match=r"could not be scored: box-fill, .*SIGABRT, twice"):
+            execute(BOTH, **two)
+    outcome, _ = execute(BOTH, **two)
+    assert outcome.computed["score"] == 4 and (finished.folder / "scores.parquet").read_bytes() == before
 
 
 def test_a_record_of_other_prompts_is_not_scored(finished: Run, execute: Execute) -> None:
