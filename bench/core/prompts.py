@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Prompts:
     case: str
     boxes: tuple[BoxPrompt, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identity of these prompts: methods that carry the same digest saw the same boxes."""
         return digest_json([self.case, [asdict(p) for p in self.boxes]])

@@ -102,6 +102,7 @@ class Pool:
     peak_bytes: int = 0
     #: Most workers at once so far.
     most: int = 0
+    _weighed: float = 0.0
 
     def __enter__(self) -> Pool:
         return self
@@ -142,8 +143,10 @@ class Pool:
         """Workers that said something, ended, or are late; waits for one, and looks at memory while it waits."""
         while True:
             ready = wait([worker.link for worker in self._busy()], _TICK_S)
-            for worker in self._busy():
-                self._weigh(worker)
+            if time.monotonic() - self._weighed > _TICK_S:
+                self._weighed = time.monotonic()
+                for worker in self._busy():
+                    self._weigh(worker)
             found = [
                 worker
                 for worker in self._busy()
