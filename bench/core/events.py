@@ -1,4 +1,4 @@
-"""What happens to an arm, as its processes tell it and the run takes it."""
+"""What happens to patients and arms, as their jobs tell it and the run takes it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class ArmStarted:
-    """An arm's first event."""
+class JobStarted:
+    """A job's first event."""
+
+
+@dataclass(frozen=True)
+class CasePrepared:
+    """A patient is prepared, with prompts and pictures: whether it was not there before, and how many pictures."""
+
+    case: str
+    prepared: bool
+    drawn: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,8 @@ class Failed:
     """A step failed, of one case (`case`), of an arm (`arm`) with all its cases, or of one case of an arm.
 
     `step`: "prepare", "fit", "load", "predict", "score" or "pictures". `status`: "unreadable", "crashed" (raised or
-    died), "timeout", or "no_pictures".
+    died), "timeout", or "no_pictures". `full`: the message with its file and remedy, for whoever runs the study, who
+    may see paths.
     """
 
     step: str
@@ -56,6 +66,7 @@ class Failed:
     message: str
     traceback: str = ""
     arm: str | None = None
+    full: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,8 @@ class PhaseDone:
 
 
 @dataclass(frozen=True)
-class ArmDone:
-    """Nothing more will happen to the arm in this run."""
+class JobDone:
+    """Nothing more will happen to the job in this run."""
 
 
-Event = ArmStarted | Epoch | FitDone | CaseDone | CaseScored | Failed | PhaseDone | ArmDone
+Event = JobStarted | CasePrepared | Epoch | FitDone | CaseDone | CaseScored | Failed | PhaseDone | JobDone

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gtvbench.bench.core.errors import DataError
-from gtvbench.bench.prepare.patients import PatientWork, Task
+from gtvbench.bench.prepare.patients import PatientWork
 from gtvbench.bench.processes.crew import Crew
 from gtvbench.bench.processes.worker import Done, Failure
 from gtvbench.bench.study.cohort import Job
@@ -29,20 +29,30 @@ class Result:
     status: Status | None = None
 
 
-def readers(job: Job, options: PreparationOptions, lock: int | None = None) -> Crew:
-    """Who reads the patients of a job."""
-    return Crew(PatientWork(job), "process that read the patient", options, () if lock is None else (lock,))
+#: What a process that does this is called in messages.
+READER = "process that read the patient"
 
 
-def read(crew: Crew, tasks: Sequence[Task]) -> Generator[Result]:
-    """Each task's result, in the order in which they end; StoreError and StudyError of a worker are raised here."""
-    sizes = [input_bytes(task.entry.identity) for task in tasks]
-    known = [size for size in sizes if size is not None]
-    for task, found in crew.results(tasks, sum(known) if len(known) == len(sizes) else None):
+def readers(job: Job, options: PreparationOptions) -> Crew:
+    """Who reads the patients of a job, and does nothing else with them."""
+    return Crew(PatientWork(job), READER, options)
+
+
+def read(crew: Crew, tasks: Sequence[Any], here: bool = True) -> Generator[Result]:
+    """Each task's result (`task.entry` is the patient), in the order in which they end; StoreError and StudyError of a
+    worker are raised here. `here`: the calling process may read few or small ones itself."""
+    for task, found in crew.results(tasks, total_bytes(tasks) if here else None):
         yield _result(task, found)
 
 
-def _result(task: Task, found: Done | Failure) -> Result:
+def total_bytes(tasks: Sequence[Any]) -> int | None:
+    """Bytes of the input of all tasks; None where a patient tells none."""
+    sizes = [input_bytes(task.entry.identity) for task in tasks]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
+
+
+def _result(task: Any, found: Done | Failure) -> Result:
     """A patient's result; an error of the project's own that is no DataError would meet the next one too: it is raised.
 
     The text of a foreign exception may hold names and paths: the log has its traceback, the record must not.

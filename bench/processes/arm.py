@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,9 +32,8 @@ from gtvbench.bench.files import nifti
 from gtvbench.bench.files.provenance import has_accelerator, origin
 from gtvbench.bench.files.store import Store, publish_folder, write_atomically
 from gtvbench.bench.processes.recorder import CLOCK_FILE, EpochTable
-from gtvbench.bench.processes.worker import Tell, Work
+from gtvbench.bench.processes.worker import Tell
 from gtvbench.bench.study import registry
-from gtvbench.bench.study.file import PreparationOptions
 
 
 @dataclass(frozen=True)
@@ -81,25 +80,6 @@ class FitTask:
     key: str
     training: tuple[tuple[str, str | None], ...]
     validation: tuple[tuple[str, str | None], ...]
-
-
-@dataclass(frozen=True)
-class ArmWork:
-    """What is missing of an arm: its training (None: done, or there is none), cases to predict, and those to score.
-
-    `scoring` is the work of a crew whose tasks are the items of `to_score` and whose results are `CaseScored`; `crew`
-    says how many work on it. `timeout_s` is for the prediction of a case, `memory_bytes` for each process with its
-    children.
-    """
-
-    arm: ArmJob
-    fit: FitTask | None
-    items: tuple[Item, ...]
-    timeout_s: float | None = None
-    memory_bytes: float | None = None
-    to_score: tuple[Item, ...] = ()
-    scoring: Work | None = None
-    crew: PreparationOptions = field(default_factory=PreparationOptions)
 
 
 @dataclass(frozen=True)

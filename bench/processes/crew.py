@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from gtvbench.bench.files import provenance
-from gtvbench.bench.processes.pool import Event, Pool
+from gtvbench.bench.processes.pool import Event, Pool, never
 from gtvbench.bench.processes.worker import Done, Failure, Work, attempt
 from gtvbench.bench.study.file import PreparationOptions
 
@@ -27,10 +27,6 @@ FIRST_GUESS_BYTES = 3 << 30
 _SHARE, _SPARE = 0.8, 1.2
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass
 class Crew:
     """Performs tasks of one work, as many at a time as `options` say. `what` names a process of it in messages; `locks`
@@ -40,14 +36,15 @@ class Crew:
     what: str
     options: PreparationOptions
     locks: Sequence[int] = ()
-    stopped: Callable[[], bool] = _never
+    stopped: Callable[[], bool] = never
     pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.work, self.what, self.locks, limit=self.allowed, stopped=self.stopped)
 
     def results(self, tasks: Sequence[Any], input_bytes: int | None) -> Generator[tuple[Any, Done | Failure]]:
-        """Each task with how it ended, in the order in which they end. `input_bytes`: of all tasks, None: unknown."""
+        """Each task with how it ended, in the order in which they end. `input_bytes`: of all tasks; None: unknown, or
+        not to be done by the calling process."""
         if not tasks:
             return
         if self._alone(tasks, input_bytes):
@@ -71,9 +68,13 @@ class Crew:
                 yield found.task, found.failure or Done(found.value, 0)
 
     def _alone(self, tasks: Sequence[Any], input_bytes: int | None) -> bool:
-        if self.options.workers == 1 or len(tasks) == 1:
-            return True
-        return self.options.workers == "auto" and input_bytes is not None and input_bytes <= SMALL_BYTES
+        if input_bytes is None:
+            return False
+        return (
+            self.options.workers == 1
+            or len(tasks) == 1
+            or (self.options.workers == "auto" and input_bytes <= SMALL_BYTES)
+        )
 
     def _memory(self) -> float:
         if self.options.memory_gb != "auto":

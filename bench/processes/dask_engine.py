@@ -1,10 +1,9 @@
-"""Engine `dask`: arms on the workers of a Dask cluster that share the run folder's file system.
+"""Engine `dask`: jobs on the workers of a Dask cluster that share the run folder's file system.
 
-A job is an arm's training with its predictions. It runs in child processes of the Dask worker, exactly as on one
-machine, and publishes in the run folder; what comes back is what happened. A worker that is lost (a walltime that ends,
-`scancel`, a node that dies) costs what was computed since the last checkpoint and the last case: Dask gives the job to
-another worker, which takes the arm's lock and does what is still missing. While one job works on an arm no other does,
-whoever started it.
+A job runs in child processes of the Dask worker, exactly as on one machine, and publishes in the run folder; what comes
+back is what happened. A worker that is lost (a walltime that ends, `scancel`, a node that dies) costs what was computed
+since the last checkpoint and the last case: Dask gives the job to another worker, which does what is still missing.
+While one job works on an arm no other does, whoever started it.
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ import queue
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from gtvbench.bench.core.errors import StudyError
-from gtvbench.bench.core.events import ArmDone, ArmStarted, Event, Failed
-from gtvbench.bench.processes.arm import ArmWork
-from gtvbench.bench.processes.local import run_arm
+from gtvbench.bench.core.errors import BenchError, StudyError
+from gtvbench.bench.core.events import Event, Failed, JobDone, JobStarted
+from gtvbench.bench.processes.engine import Job
+from gtvbench.bench.processes.pool import never
 from gtvbench.bench.study.file import EngineOptions
 
 #: How often a job may lose its worker before Dask gives it up: a walltime that ends is no failure.
@@ -36,43 +34,55 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _CLUSTERS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 
 
-@dataclass(frozen=True)
 class DaskEngine:
-    """Gives every arm to a cluster as one job."""
+    """Gives jobs to a cluster, which it reaches, or starts, when there is the first one."""
 
-    options: EngineOptions
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.parts = 4 * options.jobs if options.cluster is not None else 16
+        self._held = ExitStack()
+        self._client: Any = None
 
-    def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self._held.close()
+        self._client = None
+
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`. Raises StudyError where the cluster cannot be reached, or is lost; a job that it gives up is
-        a failed arm."""
-        if not works:
+        a failed one."""
+        if not jobs:
             return
-        with _client(self.options) as client:
-            told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
-            topic = f"gtvbench-{uuid.uuid4().hex}"
-            client.subscribe_topic(topic, lambda stamped: told.put(pickle.loads(stamped[1])))
-            resources = _resources(self.options)
-            jobs = {
-                work.arm.unit: client.submit(
-                    _job, work, topic, key=f"{work.arm.unit}-{topic}", pure=False, resources=resources or None
-                )
-                for work in works
-            }
-            seen = {name: list[Event]() for name in jobs}
-            while jobs:
+        if self._client is None:
+            self._client = self._held.enter_context(_client(self.options))
+        client = self._client
+        told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
+        topic = f"gtvbench-{uuid.uuid4().hex}"
+        client.subscribe_topic(topic, lambda stamped: told.put(pickle.loads(stamped[1])))
+        under_way = {
+            job.name: client.submit(
+                _job, job, topic, key=f"{job.name}-{topic}", pure=False, resources=_resources(self.options, job) or None
+            )
+            for job in jobs
+        }
+        # A job that lost its worker starts again, and tells again what the first one did.
+        seen: dict[str, set[str]] = {name: set() for name in under_way}
+        try:
+            while under_way:
                 with suppress(queue.Empty):
                     name, event = told.get(timeout=_TICK_S)
-                    # A job that lost its worker starts again, and tells again what the first one did.
-                    if name in jobs and event not in seen[name]:
-                        seen[name].append(event)
+                    if name in under_way and repr(event) not in seen[name]:
+                        seen[name].add(repr(event))
                         yield name, event
-                for name in [name for name, job in jobs.items() if job.done()]:
-                    if ArmStarted() not in seen[name]:
-                        yield name, ArmStarted()
-                    for event in _result(name, jobs.pop(name)):
-                        if event not in seen[name]:
+                for name in [name for name, future in under_way.items() if future.done()]:
+                    for event in (JobStarted(), *_result(name, under_way[name])):
+                        if repr(event) not in seen[name]:
                             yield name, event
-                    yield name, ArmDone()
+                    del under_way[name]
+                    yield name, JobDone()
+        finally:
+            client.unsubscribe_topic(topic)
+            client.cancel(list(under_way.values()))
 
 
 def _result(name: str, job: Any) -> list[Event]:
@@ -83,6 +93,8 @@ def _result(name: str, job: Any) -> list[Event]:
             "the cluster lost its scheduler, and with it the jobs that were under way",
             remedy="start it, then the same command again: what is finished is kept",
         ) from error
+    except BenchError:
+        raise
     except Exception as error:
         return [
             Failed("load", None, "crashed", f"the cluster gave up the job: {type(error).__name__}: {error}", "", name)
@@ -90,15 +102,15 @@ def _result(name: str, job: Any) -> list[Event]:
     return events
 
 
-def _job(work: ArmWork, topic: str) -> list[Event]:
-    """Do what is missing of an arm, in a Dask worker; everything that happened, also what an earlier worker did."""
+def _job(job: Job, topic: str) -> list[Event]:
+    """Do what is missing, in a Dask worker; everything that happened, also what an earlier worker did."""
     from distributed import get_worker
 
-    worker, name = get_worker(), work.arm.unit
+    worker, name = get_worker(), job.name
     _own_threads()
-    worker.log_event(topic, pickle.dumps((name, ArmStarted())))
+    worker.log_event(topic, pickle.dumps((name, JobStarted())))
     events: list[Event] = []
-    for event in run_arm(work, None, {}):
+    for event in job.run(None, {}, never):
         events.append(event)
         if not isinstance(event, Failed):  # a failure counts when the job is over: another worker may do better
             worker.log_event(topic, pickle.dumps((name, event)))
@@ -169,10 +181,12 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         cluster.close()
 
 
-def _resources(options: EngineOptions) -> dict[str, int]:
-    """What a job takes of its worker: of one that is submitted here all, so that one arm runs there at a time."""
-    alone = {"ARM": 1} if options.cluster is not None else {}
-    return alone | ({"GPU": options.gpus_per_job} if options.gpus_per_job else {})
+def _resources(options: EngineOptions, job: Job | None = None) -> dict[str, int]:
+    """What a worker has, or a job takes of it: of one that is submitted here all, so that one job runs there at a
+    time."""
+    alone = {"JOB": 1} if options.cluster is not None else {}
+    gpus = options.gpus_per_job if job is None or job.on_device else 0
+    return alone | ({"GPU": gpus} if gpus else {})
 
 
 def _written(walltime: str, cluster: str) -> str:

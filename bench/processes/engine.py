@@ -1,82 +1,115 @@
-"""What computes the arms of a run: the interface of an engine, and the engine of this machine."""
+"""What computes a run: what an engine is given (`Job`), its interface (`Engine`), and the engine of this machine."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gtvbench.bench.core.events import ArmDone, ArmStarted, Event
-from gtvbench.bench.processes.arm import ArmWork
-from gtvbench.bench.processes.local import run_arm
+from gtvbench.bench.core.events import Event, JobDone, JobStarted
+from gtvbench.bench.processes.pool import never
+
+
+class Job(Protocol):
+    """A part of a run: small and picklable, it names what lies on the file system, and publishes in the run folder."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its run."""
+        ...
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it may need a GPU."""
+        ...
+
+    def run(self, lock: int | None, environment: Mapping[str, str], stopped: Callable[[], bool]) -> Generator[Event]:
+        """Do what is missing, in child processes; yields what happens.
+
+        `lock` is the descriptor of the run folder's lock, which they inherit; None: on another machine. `environment`
+        is added to theirs; where `stopped` comes true they are ended.
+        """
+        ...
 
 
 class Engine(Protocol):
-    """Computes what is missing of arms and their folds (*units*). A result is published in the run folder; an event
-    only tells of it."""
+    """Computes jobs. A result is published in the run folder; an event only tells of it."""
 
-    def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
-        """What happens to each unit, by its name, as it happens, from `ArmStarted` to `ArmDone`. Closed early, it
-        ends what it started."""
+    @property
+    def parts(self) -> int:
+        """Into how many jobs work should be cut that can be cut anywhere."""
+        ...
+
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
+        """What happens to each job, by its name, as it happens, from `JobStarted` to `JobDone`. Closed early, it ends
+        what it started."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
         ...
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Arms one after another on this machine, or side by side with one GPU each (`gpus`: their numbers).
+    """Jobs one after another on this machine, or arms side by side with one GPU each (`gpus`: their numbers).
 
     `lock` is the descriptor of the run folder's lock, which every process inherits.
     """
 
     lock: int
     gpus: tuple[int, ...] = ()
+    parts: int = 1
 
-    def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
+    def run(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`; the events of arms that run side by side come mixed."""
-        if len(self.gpus) > 1 and len(works) > 1:
-            yield from self._side_by_side(works)
+        if len(self.gpus) > 1 and len(jobs) > 1:
+            yield from self._side_by_side(jobs)
             return
         environment = {"CUDA_VISIBLE_DEVICES": str(self.gpus[0])} if self.gpus else {}
-        for work in works:
-            yield work.arm.unit, ArmStarted()
-            for event in run_arm(work, self.lock, environment):
-                yield work.arm.unit, event
-            yield work.arm.unit, ArmDone()
+        for job in jobs:
+            yield job.name, JobStarted()
+            for event in job.run(self.lock, environment, never):
+                yield job.name, event
+            yield job.name, JobDone()
 
-    def _side_by_side(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
+    def close(self) -> None:
+        """As `Engine.close`."""
+
+    def _side_by_side(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
         """One thread a GPU takes the next arm. Threads live as long as what they start: a child would die with them."""
         told: queue.SimpleQueue[tuple[str, Event | BaseException]] = queue.SimpleQueue()
-        waiting, stop = iter(works), threading.Event()
+        waiting, stop = iter(jobs), threading.Event()
         taking = threading.Lock()
 
         def serve(gpu: int) -> None:
             while not stop.is_set():
                 with taking:
-                    work = next(waiting, None)
-                if work is None:
+                    job = next(waiting, None)
+                if job is None:
                     return
-                name = work.arm.unit
-                told.put((name, ArmStarted()))
+                name = job.name
+                told.put((name, JobStarted()))
                 try:
-                    for event in run_arm(work, self.lock, {"CUDA_VISIBLE_DEVICES": str(gpu)}, stop.is_set):
+                    for event in job.run(self.lock, {"CUDA_VISIBLE_DEVICES": str(gpu)}, stop.is_set):
                         told.put((name, event))
                 except BaseException as error:
                     told.put((name, error))
                     return
-                told.put((name, ArmDone()))
+                told.put((name, JobDone()))
 
         threads = [threading.Thread(target=serve, args=(gpu,), name=f"gpu-{gpu}") for gpu in self.gpus]
         for thread in threads:
             thread.start()
         try:
-            left = len(works)
+            left = len(jobs)
             while left:
                 name, event = told.get()
                 if isinstance(event, BaseException):
                     raise event
-                left -= isinstance(event, ArmDone)
+                left -= isinstance(event, JobDone)
                 yield name, event
         finally:
             stop.set()

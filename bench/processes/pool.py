@@ -72,7 +72,8 @@ def _one() -> int:
     return 1
 
 
-def _never() -> bool:
+def never() -> bool:
+    """Nobody stops anything."""
     return False
 
 
@@ -96,7 +97,7 @@ class Pool:
     timeout_s: float | None = None
     memory_bytes: float | None = None
     attempts: int = 2
-    stopped: Callable[[], bool] = _never
+    stopped: Callable[[], bool] = never
     workers: list[_Worker] = field(default_factory=list)
     #: Largest memory (bytes) of one worker and its children so far.
     peak_bytes: int = 0

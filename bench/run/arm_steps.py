@@ -9,18 +9,19 @@ from typing import Any
 
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.events import (
-    ArmDone,
-    ArmStarted,
     CaseDone,
     CaseScored,
     Epoch,
     Event,
     Failed,
     FitDone,
+    JobDone,
+    JobStarted,
     PhaseDone,
 )
 from gtvbench.bench.files.progress import LOGGER, Bar, Display
-from gtvbench.bench.processes.arm import ArmWork, Item
+from gtvbench.bench.processes.arm import Item
+from gtvbench.bench.processes.arm_work import ArmWork
 from gtvbench.bench.processes.engine import Engine
 from gtvbench.bench.run import tables
 from gtvbench.bench.run.score_steps import Row, ScoreSteps
@@ -39,10 +40,10 @@ def run_arms(
     with ExitStack() as phases, closing(engine.run([unit.work for unit in units.values()])) as events:
         for name, event in events:
             unit = units[name]
-            if isinstance(event, ArmStarted):
+            if isinstance(event, JobStarted):
                 unit.shown = phases.enter_context(ExitStack())
                 unit.bar = unit.shown.enter_context(display.phase(unit.title, unit.length))
-            elif isinstance(event, ArmDone):
+            elif isinstance(event, JobDone):
                 unit.shown.close()
                 unit.done = True
                 unit.state.score()

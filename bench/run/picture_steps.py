@@ -27,7 +27,6 @@ from gtvbench.bench.core.events import Failed
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.core.structures import Structure
-from gtvbench.bench.files.progress import LOGGER
 from gtvbench.bench.files.store import PICTURES_SCHEMA, Store, step_key, write_atomically
 from gtvbench.bench.pictures.checkerboards import checkerboard
 from gtvbench.bench.pictures.contours import box_outline, outline, slice_dsc
@@ -287,7 +286,6 @@ class PictureSteps:
     def _lost(self, arm: str | None, case: str, error: Exception, path: Path) -> None:
         """Tell of what could not be made, and take away an older one: it would show something else."""
         path.unlink(missing_ok=True)
-        LOGGER.warning("no pictures of %s%s: %s", case, f" for {arm}" if arm else "", error)
         message, trace = f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
         self.failed(Failed("pictures", case, "no_pictures", message, trace, arm))
 

@@ -10,7 +10,8 @@ from typing import Any
 from gtvbench.bench.core.prompts import Prompts
 from gtvbench.bench.files.store import Store, step_key
 from gtvbench.bench.prepare.cases import Prepared
-from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitTask, Item, input_digests
+from gtvbench.bench.processes.arm import ArmJob, FitTask, Item, input_digests
+from gtvbench.bench.processes.arm_work import ArmWork
 from gtvbench.bench.study import registry
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.cohort import Cohort

@@ -66,17 +66,17 @@ class Run:
         privacy = Privacy(planned.source, planned.used, study, base)
         store = Store(folder)
         lock = store.open(study.study)
+        engine = _engine(study, lock)
         try:
             write_private(folder, study, base)
             write_atomically(folder / "study.yaml", shareable_study(study, base))
-            ready = make_ready(study, base, planned, store, lock, journal, self.display)
+            ready, pictures = make_ready(study, base, planned, store, lock, engine, journal, self.display)
             lost = left_out(planned, ready)
             # As planned, by patient, and the cases of it that cannot be used.
             folds = {"folds": [fold.as_dict() for fold in planned.split.folds]} if planned.split.folds else {}
             tables.write_json({**planned.split.as_dict(), **folds, "left_out": lost}, folder / "split.json")
-            pictures = _draw_pictures(ready, journal, self.display)
             scores = ScoreSteps(ready, pictures, journal)
-            rows, records = run_arms(arms, scores, _engine(study, lock), self.display)
+            rows, records = run_arms(arms, scores, engine, self.display)
             journal.computed["pictures"] += pictures.computed if pictures is not None else 0
             tables.write_scores(store, rows)
             tables.write_json(privacy.arms(records), folder / "arms.json")
@@ -84,6 +84,7 @@ class Run:
             tables.write_json(_provenance(ready, privacy, lost), folder / "provenance.json")
             page = _report(arms, store, pictures, journal, self.display) if self.report else None
         finally:
+            engine.close()
             store.close()
         bad = tuple(sorted(case for cases in lost.values() for case in cases))
         failed = bad or any(record["status"] == "failed" for record in records)
@@ -97,22 +98,6 @@ def _engine(study: Study, lock: int) -> Engine:
 
         return DaskEngine(study.engine)
     return LocalEngine(lock, tuple(study.engine.gpus))
-
-
-def _draw_pictures(ready: Ready, journal: Journal, display: Display) -> PictureSteps | None:
-    study, cohort = ready.study, ready.cohort
-    if not study.report.pictures:
-        return None
-    hide = study.report.faces == "hide" and not cohort.source.synthetic
-    pictures = PictureSteps(ready.store, cohort.structures, journal.failed, hide)
-    cases = cohort.cases("test")
-    with display.phase("Pictures for the report", len(cases)) as bar:
-        for prepared in ready.prepared.values():
-            pictures.of_registrations(prepared)
-        for case in cases:
-            pictures.of_case(ready.prepared[case], ready.prompts[case])
-            bar.advance(case)
-    return pictures
 
 
 def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from gtvbench.bench.core.events import PhaseDone
 from gtvbench.bench.files.store import Store, write_atomically
-from gtvbench.bench.processes.arm import ArmWork
+from gtvbench.bench.processes.arm_work import ArmWork
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.record import ArmRecord
 

@@ -21,8 +21,9 @@ from scipy import ndimage
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files.nifti import write_volume
 from gtvbench.bench.prepare.cases import prepare_key
-from gtvbench.bench.prepare.crew import Crew
+from gtvbench.bench.prepare.crew import readers
 from gtvbench.bench.prepare.patients import Task
+from gtvbench.bench.processes.worker import Failure
 from gtvbench.bench.study.cohort import open_cohort
 from gtvbench.bench.study.file import Study
 
@@ -78,12 +79,12 @@ def measure(base: Path, workers: int) -> tuple[float, int]:
     plan, run = study(workers), base / "run"
     cohort = open_cohort(plan, base)
     tasks = [Task(e, prepare_key(e.identity, cohort.modalities, cohort.structures)) for e in cohort.used]
-    crew = Crew(cohort.job("prepare", plan, base, run), plan.preparation)
+    crew = readers(cohort.job("prepare", plan, base, run), plan.preparation)
     start = time.perf_counter()
     # One worker too is a process of its own here, so that its memory can be told.
-    for result in crew.side_by_side(tasks):
-        if result.error is not None:
-            raise result.error
+    for _, result in crew.side_by_side(tasks):
+        if isinstance(result, Failure):
+            raise SystemExit(result.message)
     seconds = time.perf_counter() - start
     shutil.rmtree(run)
     return seconds, crew.pool.peak_bytes

@@ -21,6 +21,7 @@ from distributed import LocalCluster
 from gtvbench.bench.core.errors import StudyError
 from gtvbench.bench.processes import dask_engine
 from gtvbench.bench.processes.dask_engine import _written, seconds_of
+from gtvbench.bench.run import case_steps
 from gtvbench.bench.study.file import EngineOptions
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
@@ -40,12 +41,16 @@ def engine(cluster: LocalCluster) -> dict[str, Any]:
     return {"kind": "dask", "address": cluster.scheduler_address}
 
 
-def test_a_cluster_gives_the_scores_of_this_machine(execute: Execute, cluster: LocalCluster) -> None:
+def test_a_cluster_gives_the_scores_of_this_machine(
+    execute: Execute, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [*METHODS, "box-fill"]
     here, _ = execute(names, folder="here", methods=METHODS)
-    there, run = execute(names, folder="there", methods=METHODS, engine=engine(cluster))
+    with monkeypatch.context() as patch:
+        patch.setattr(case_steps, "SMALL_BYTES", 0)  # or so few patients would be read here
+        there, run = execute(names, folder="there", methods=METHODS, engine=engine(cluster))
     assert (here.exit_code, there.exit_code) == (0, 0)
-    assert here.computed | {"prepare": 0} == there.computed | {"prepare": 0}
+    assert here.computed == there.computed and there.computed["prepare"] == 4
     one, two = (pd.read_parquet(run.folder.parent / name / "scores.parquet") for name in ("here", "there"))
     pd.testing.assert_frame_equal(one, two)
     arms = {arm["arm"]: arm for arm in json.loads((run.folder / "arms.json").read_text())}

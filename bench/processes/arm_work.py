@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from gtvbench.bench.core.events import CaseDone, Event, Failed, FitDone, PhaseDone
 from gtvbench.bench.files.store import Store, held
 from gtvbench.bench.processes import pool
-from gtvbench.bench.processes.arm import ArmJob, ArmWork, FitWork, PredictWork
+from gtvbench.bench.processes.arm import ArmJob, FitTask, FitWork, Item, PredictWork
 from gtvbench.bench.processes.crew import Crew
+from gtvbench.bench.processes.pool import never
 from gtvbench.bench.processes.worker import Done, Failure, Work
+from gtvbench.bench.study.file import PreparationOptions
 
 #: Set for a method's process unless the user sets the same variable (GNU's OpenMP and C library; others ignore them).
 #: Threads at a barrier spin for microseconds before they sleep: spinning longer, two runs on one machine take each
@@ -22,26 +24,53 @@ from gtvbench.bench.processes.worker import Done, Failure, Work
 PATIENT = {"GOMP_SPINCOUNT": "10000", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
-def run_arm(
-    work: ArmWork, lock: int | None, environment: Mapping[str, str], stopped: Callable[[], bool] = lambda: False
-) -> Generator[Event]:
-    """Train where asked, predict every item, then score: nothing else runs beside a timed step. Yields what happens.
+@dataclass(frozen=True)
+class ArmWork:
+    """What is missing of an arm: its training (None: done, or there is none), cases to predict, and those to score.
 
-    A training that dies is a failure of the arm; it goes on from its last checkpoint when the study is run again. A
-    case that dies or takes longer than its time is tried once more when the others are done. A method that raises or
-    dies while it is loaded fails with all its cases. The arm's lock is held meanwhile, and inherited: a job that
-    another run left behind is waited for. `environment` is added to that of the processes; where `stopped` comes true
-    they are ended.
+    `scoring` is the work of a crew whose tasks are the items of `to_score` and whose results are `CaseScored`; `crew`
+    says how many work on it. `timeout_s` is for the prediction of a case, `memory_bytes` for each process with its
+    children.
     """
-    store = Store(work.arm.run)
-    with held(store.arm_folder(work.arm.unit)) as own:
-        left, done = _left(work, store)
-        yield from done
-        locks = [own, *([] if lock is None else [lock])]
-        if left.items:
-            yield from _compute(left, locks, environment, stopped)
-        if left.scoring is not None:
-            yield from _score(left, left.scoring, locks, stopped)
+
+    arm: ArmJob
+    fit: FitTask | None
+    items: tuple[Item, ...]
+    timeout_s: float | None = None
+    memory_bytes: float | None = None
+    to_score: tuple[Item, ...] = ()
+    scoring: Work | None = None
+    crew: PreparationOptions = field(default_factory=PreparationOptions)
+
+    @property
+    def name(self) -> str:
+        """The arm's, with the fold where there is one."""
+        return self.arm.unit
+
+    @property
+    def on_device(self) -> bool:
+        """An arm may need a GPU."""
+        return True
+
+    def run(
+        self, lock: int | None, environment: Mapping[str, str], stopped: Callable[[], bool] = never
+    ) -> Generator[Event]:
+        """Train where asked, predict every item, then score: nothing else runs beside a timed step.
+
+        A training that dies is a failure of the arm; it goes on from its last checkpoint when the study is run again. A
+        case that dies or takes longer than its time is tried once more when the others are done. A method that raises
+        or dies while it is loaded fails with all its cases. The arm's lock is held meanwhile, and inherited: a job that
+        another run left behind is waited for.
+        """
+        store = Store(self.arm.run)
+        with held(store.arm_folder(self.arm.unit)) as own:
+            left, done = _left(self, store)
+            yield from done
+            locks = [own, *([] if lock is None else [lock])]
+            if left.items:
+                yield from _compute(left, locks, environment, stopped)
+            if left.scoring is not None:
+                yield from _score(left, left.scoring, locks, stopped, alone=lock is not None)
 
 
 def _left(work: ArmWork, store: Store) -> tuple[ArmWork, list[Event]]:
@@ -97,11 +126,13 @@ def _compute(
             yield PhaseDone("predict", workers.peak_bytes, most, last["origin"])
 
 
-def _score(work: ArmWork, scoring: Work, locks: Sequence[int], stopped: Callable[[], bool]) -> Generator[Event]:
+def _score(
+    work: ArmWork, scoring: Work, locks: Sequence[int], stopped: Callable[[], bool], alone: bool
+) -> Generator[Event]:
     """Score what is predicted. Where that raises, the run does it again and tells; what dies must not take it along."""
     store = Store(work.arm.run)
     crew = Crew(scoring, "process that scored", work.crew, locks, stopped)
-    size = sum(store.reference(item.case).stat().st_size for item in work.to_score)
+    size = sum(store.reference(item.case).stat().st_size for item in work.to_score) if alone else None
     with closing(crew.results(work.to_score, size)) as results:
         for item, found in results:
             if isinstance(found, Done):
