@@ -102,25 +102,17 @@ def refuse_in_use(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[int]:
-    """Hold the lock of an arm's folder, waiting for whoever has it; yields its descriptor, for processes to inherit."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+def held(lock: Path, what: str) -> Iterator[int]:
+    """Hold a lock, waiting for whoever has it; yields its descriptor, for processes to inherit. `what` it is of."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         told = False
         while not _locked(descriptor, 1.0):
             if not told:
-                _log.warning("waiting for a job that works on %s already", folder.name)
+                _log.warning("waiting for a job that works on %s already", what)
                 told = True
         yield descriptor
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        raise StoreError(
-            "the file system has no locks, and two jobs could work on one arm",
-            file=folder,
-            remedy="mount it with locks, or choose another with --out",
-        ) from error
     finally:
         os.close(descriptor)
 
@@ -180,6 +172,8 @@ class Store:
         """Remove what a killed run left half-written; but for jobs of a cluster, nobody writes here under the lock."""
         busy = [lock.parent for lock in self.folder.glob("arms/*/.lock") if _is_held(lock)]
         busy += [lock.parents[1] for lock in self.folder.glob("arms/*/fold*/.lock") if _is_held(lock)]
+        if any(_is_held(lock) for lock in self.folder.glob("locks/*.lock")):
+            busy += [self.folder / name for name in ("cases", "references", "prompts", "pictures", "steps")]
         for path in [p for p in self.folder.rglob(".*") if p.name.startswith((".part-", ".old-"))]:
             if any(path.is_relative_to(folder) for folder in busy):
                 continue  # of a job that a lost run left behind, and that is still at work
@@ -197,6 +191,14 @@ class Store:
     def case_folder(self, case: str) -> Path:
         """Prepared images of a case."""
         return self.folder / "cases" / case
+
+    def case_lock(self, case: str) -> Path:
+        """Lock of a case, held by whoever prepares it."""
+        return self.folder / "locks" / f"{case}.lock"
+
+    def arm_lock(self, unit: str) -> Path:
+        """Lock of an arm or a fold of it, held by whoever trains it and predicts with it."""
+        return self.arm_folder(unit) / ".lock"
 
     def reference(self, case: str) -> Path:
         """Reference label map of a case, kept apart from its images."""
@@ -280,7 +282,14 @@ def _locked(descriptor: int, patience_s: float) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise StoreError(
+                    "the file system has no locks, and two jobs could write to one folder",
+                    remedy="mount it with locks, or choose another with --out",
+                ) from error
+            if not isinstance(error, BlockingIOError):
+                raise
             # The workers of a run that was just killed hold the lock for a moment longer.
             if time.monotonic() >= deadline:
                 return False

@@ -63,7 +63,7 @@ class ArmWork:
         another run left behind is waited for.
         """
         store = Store(self.arm.run)
-        with held(store.arm_folder(self.arm.unit)) as own:
+        with held(store.arm_lock(self.arm.unit), self.arm.unit) as own:
             left, done = _left(self, store)
             yield from done
             locks = [own, *([] if lock is None else [lock])]

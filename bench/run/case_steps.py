@@ -16,7 +16,7 @@ from gtvbench.bench.core.prompts import Prompts, policy_from
 from gtvbench.bench.core.split import SUBSETS
 from gtvbench.bench.core.structures import structures_from
 from gtvbench.bench.files.progress import LOGGER, Display
-from gtvbench.bench.files.store import Store
+from gtvbench.bench.files.store import Store, held
 from gtvbench.bench.prepare.cases import Prepared, load_prepared, prepare_key, prompts_key, prompts_of
 from gtvbench.bench.prepare.crew import READER, read, total_bytes
 from gtvbench.bench.prepare.patients import Patients, PatientWork, Task
@@ -75,6 +75,10 @@ class _Cases:
         """Do what is missing of a case. Pictures that cannot be made are tried again by the run, which tells why."""
         assert self.work.patients.run is not None
         store, case = Store(self.work.patients.run), task.entry.name
+        with held(store.case_lock(case), case):  # a job that a lost run left behind on a cluster may be at work
+            return self._make(store, case, task, tell)
+
+    def _make(self, store: Store, case: str, task: CaseTask, tell: object) -> CasePrepared:
         prepared = load_prepared(store, task.key, case)
         fresh = prepared is None
         if prepared is None:

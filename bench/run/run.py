@@ -111,6 +111,7 @@ def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> d
     return {
         **provenance.environment(),
         "seed": study.seed,
+        "side_by_side": study.engine.side_by_side,
         "scoring": definition(study.tolerances()),
         "digests": digests,
         "synthetic": cohort.source.synthetic,

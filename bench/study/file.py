@@ -208,6 +208,11 @@ class EngineOptions(_Model):
         return self
 
     @property
+    def side_by_side(self) -> bool:
+        """Whether arms may be computed beside each other: then their times are of a shared machine."""
+        return self.kind == "dask" or len(self.gpus) > 1
+
+    @property
     def job_memory(self) -> str:
         """Memory that a batch job asks for."""
         return self.memory or "16GB"

@@ -199,6 +199,8 @@ def time(run: FinishedRun) -> list[str]:
             f"Prediction was timed{where} at batch size 1, by the wall clock, with the device synchronised before and "
             f"after every stage{warm}."
         )
+        if run.provenance.get("side_by_side"):
+            said.append("Arms could run side by side, and share a machine.")
         if {"encode", "decode"} <= stages:
             said.append("Methods that work slice by slice were timed for encoder and decoder apart.")
     if run.epochs:

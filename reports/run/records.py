@@ -42,6 +42,7 @@ class ProvenanceShape(_Shape):
     structures: dict[str, int] | None = None
     subsets: dict[str, list[Any]] | None = None
     folds: list[dict[str, list[Any]]] | None = None
+    side_by_side: bool | None = None
     left_out: dict[str, list[Any]] | None = None
     hardware: dict[str, Any] | None = None
     packages: dict[str, Any] | None = None

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gtvbench.bench.core.errors import StoreError
-from gtvbench.bench.files.store import Store, publish_folder, step_key, write_atomically
+from gtvbench.bench.files.store import Store, held, publish_folder, step_key, write_atomically
 
 FILL = """
 import resource, signal, sys
@@ -115,3 +116,16 @@ def test_a_key_depends_on_content_not_on_order() -> None:
     assert step_key("a", 1, x=1, y=[2]) == step_key("a", 1, y=[2], x=1)
     assert step_key("a", 1, x=1) != step_key("a", 2, x=1)
     assert len({step_key("a", 1, x=json.loads(t)) for t in ("1", '"1"', "[1]", "null")}) == 4
+
+
+def test_a_file_system_without_locks_is_refused_and_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("gtvbench.bench.files.store.fcntl.flock", flock)
+    with pytest.raises(StoreError, match="has no locks"):
+        Store(tmp_path / "run").open("s")
+    with pytest.raises(StoreError, match="has no locks"), held(tmp_path / "arm" / ".lock", "arm"):
+        pass

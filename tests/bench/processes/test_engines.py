@@ -115,10 +115,11 @@ def test_a_coordinator_that_is_killed_leaves_no_two_writers(tmp_path: Path, clus
 
 def test_two_gpus_take_an_arm_each(execute: Execute, with_plugins: Path) -> None:
     methods = {name: {"method": "sleeper"} for name in ("a", "b", "c")}
-    outcome, run = execute([*methods], methods=methods, engine={"gpus": [3, 5]})
+    outcome, run = execute([*methods], methods=methods, engine={"gpus": [3, 5]}, page=True)
     assert outcome.exit_code == 0
     texts = {name: (run.store.arm_folder(f"{name}.ct-only") / "log.txt").read_text() for name in methods}
     assert {text.split()[-1] for text in texts.values()} == {"3", "5"}
+    assert "Arms could run side by side" in outcome.report.read_text()
     assert [arm["arm"] for arm in json.loads((run.folder / "arms.json").read_text())] == [
         f"{n}.ct-only" for n in methods
     ]

@@ -153,10 +153,10 @@ def test_an_error_of_a_methods_own_kind_costs_its_cases_alone(execute: Execute) 
 
 def test_a_job_that_was_left_behind_is_waited_for(tmp_path: Path) -> None:
     code = "import sys\nfrom pathlib import Path\nfrom gtvbench.bench.files.store import held\n"
-    code += "with held(Path(sys.argv[1])):\n    pass"
+    code += "with held(Path(sys.argv[1]), 'arm'):\n    pass"
     command = [sys.executable, "-c", code, str(tmp_path / "arm")]
     with ExitStack() as lock:
-        lock.enter_context(held(tmp_path / "arm"))
+        lock.enter_context(held(tmp_path / "arm", "arm"))
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
             assert other.stderr is not None
             assert "waiting for a job that works on arm already" in other.stderr.readline()
