@@ -7,6 +7,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pandas as pd
+
 from gtvbench.bench.core.errors import DataError
 from gtvbench.bench.core.events import (
     CaseDone,
@@ -30,8 +32,8 @@ from gtvbench.bench.study.arms import Arm
 
 def run_arms(
     arms: Iterable[Arm], scores: ScoreSteps, engine: Engine, display: Display
-) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Fit and predict what is missing of every arm, and score all: the rows of the score table and those of arms.json.
+) -> tuple[list[pd.DataFrame], list[dict[str, Any]]]:
+    """Fit and predict what is missing of every arm, and score all: the score tables of the arms, rows of arms.json.
 
     An arm is scored as soon as it is done, in all folds; the tables are in the order of the arms.
     """
@@ -57,12 +59,12 @@ def run_arms(
         )
     for state in states:
         state.score()
-    return [row for state in states for row in state.rows], [state.record for state in states]
+    return [state.table for state in states if len(state.table)], [state.record for state in states]
 
 
 @dataclass
 class _State:
-    """One arm of a run: all its work, why cases of it have no prediction, and its rows once it is scored."""
+    """One arm of a run: all its work, why cases of it have no prediction, and its table once it is scored."""
 
     arm: Arm
     scores: ScoreSteps
@@ -72,7 +74,7 @@ class _State:
     predicted: set[str] = field(default_factory=set)
     #: Cases whose scoring died, and how.
     unscored: dict[str, str] = field(default_factory=dict)
-    rows: list[Row] = field(default_factory=list)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
     record: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,6 +104,7 @@ class _State:
         if arm.skip is not None:
             self.record = tables.arm_record(ready.store, arm, [], "skipped", arm.skip)
             return
+        rows: list[Row] = []
         records, folds = {}, {item.case: work.arm.fold for work in self.works for item in work.items}
         for item in sorted((item for work in self.works for item in work.items), key=lambda item: item.case):
             record = ready.predicted(arm.name, item)
@@ -110,8 +113,9 @@ class _State:
             if record is not None:
                 records[item.case] = record
             status = self.status.get(item.case, "missing_output")
-            rows = self.scores.rows(arm, self.scoring, item, record, status)
-            self.rows += [row | {"fold": folds[item.case]} for row in rows]
+            scored = self.scores.rows(arm, self.scoring, item, record, status)
+            rows += [row | {"fold": folds[item.case]} for row in scored]
+        self.table = tables.score_table(rows)
         tables.write_timing(ready.store, arm.name, self.works, records)
         failed = len(folds) - len(records)
         reason = f"{failed} of {len(folds)} cases have no prediction" if failed else None

@@ -76,9 +76,9 @@ class Run:
             folds = {"folds": [fold.as_dict() for fold in planned.split.folds]} if planned.split.folds else {}
             tables.write_json({**planned.split.as_dict(), **folds, "left_out": lost}, folder / "split.json")
             scores = ScoreSteps(ready, pictures, journal)
-            rows, records = run_arms(arms, scores, engine, self.display)
+            scored, records = run_arms(arms, scores, engine, self.display)
             journal.computed["pictures"] += pictures.computed if pictures is not None else 0
-            tables.write_scores(store, rows)
+            tables.write_scores(store, scored)
             tables.write_json(privacy.arms(records), folder / "arms.json")
             tables.write_json(privacy.failures(journal.failures), folder / "failures.json")
             tables.write_json(_provenance(ready, privacy, lost), folder / "provenance.json")

@@ -3,20 +3,28 @@
     python tests/speed/run_scale.py [--patients 576] [--arms 8]
 
 Prints wall time of the whole run without preparation and report, of one step of it (a prediction, its scores), of
-finding out that nothing is left, and the largest memory of the run's own process.
+finding out that nothing is left, the largest memory of the run's own process, and what a job costs that does nothing,
+through Dask's LocalCluster with two workers.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+
+from gtvbench.bench.core.events import CaseDone, Event
+from gtvbench.bench.processes.dask_engine import DaskEngine
+from gtvbench.bench.study.file import EngineOptions
 
 CODE = """
 import json, resource, sys, time
@@ -30,6 +38,35 @@ outcome = Run(study, Path(), Path("run"), sys.argv[1].split(","), Display("quiet
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps([time.perf_counter() - start, peak, outcome.exit_code]))
 """
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A job that does nothing."""
+
+    name: str
+    on_device: bool = False
+
+    def run(self, lock: int | None, environment: Mapping[str, str], stopped: Callable[[], bool]) -> Iterator[Event]:
+        """Tell one thing."""
+        yield CaseDone(self.name)
+
+
+def through_dask(jobs: int) -> float:
+    """Median milliseconds a job, of five rounds."""
+    from distributed import LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    with LocalCluster(**options) as cluster:  # type: ignore[no-untyped-call]
+        engine = DaskEngine(EngineOptions(kind="dask", address=cluster.scheduler_address))
+        taken = []
+        for turn in range(6):
+            start = time.perf_counter()
+            told = list(engine.run([Nothing(f"{turn}-{number}") for number in range(jobs)]))
+            assert len(told) == 3 * jobs
+            taken.append(1000 * (time.perf_counter() - start) / jobs)
+        engine.close()
+    return statistics.median(taken[1:])
 
 
 def main() -> None:
@@ -64,6 +101,7 @@ def main() -> None:
             f"{asked.patients} patients, {asked.arms} arms: first arm with preparation {prepared:.1f} s, the others "
             f"{rest:.1f} s, {1000 * (rest - again) / steps:.1f} ms a prediction with its scores; nothing left: "
             f"{again:.1f} s; memory of the run {peak / 2**20:.0f} MiB; {time.perf_counter() - start:.0f} s in all\n"
+            f"through Dask: {through_dask(50):.1f} ms a job that does nothing, of 50\n"
         )
 
 
