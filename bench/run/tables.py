@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from gtvbench.bench.core.events import PhaseDone
-from gtvbench.bench.files.store import Store, write_atomically
+from gtvbench.bench.files.store import Store, publish_file, write_atomically
 from gtvbench.bench.processes.arm_work import ArmWork
 from gtvbench.bench.study.arms import Arm
 from gtvbench.bench.study.record import ArmRecord
@@ -27,12 +27,7 @@ PROMPT_COLUMNS = ["case", "slice", "structure", "instance", "y0", "x0", "y1", "x
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as Parquet, or as CSV where the name says so, atomically."""
-    if path.suffix == ".csv":
-        write_atomically(path, frame.to_csv(index=False))
-        return
-    buffer = io.BytesIO()
-    frame.to_parquet(buffer, index=False)
-    write_atomically(path, buffer.getvalue())
+    publish_file(path, partial(frame.to_csv if path.suffix == ".csv" else frame.to_parquet, index=False))
 
 
 def write_json(value: Any, path: Path) -> None:

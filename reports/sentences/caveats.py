@@ -126,6 +126,11 @@ def caveats(run: FinishedRun, stability: pd.DataFrame) -> list[str]:
             f"The order of the arms for {listed(changed)} depends on how empty masks and pooling are treated; see "
             "Sensitivity."
         )
+    if run.folds:
+        lines.append(
+            "Patients of a fold share a network, and networks of different folds share training patients: intervals and "
+            "tests take patients as independent, and are somewhat too sure of differences between trained arms."
+        )
     lines.append(
         "One data set, one reference: observers differ, and other scanners or centres may give another order. "
         "The margins stand for what does not matter in practice only as far as they were chosen so."
