@@ -128,8 +128,8 @@ def caveats(run: FinishedRun, stability: pd.DataFrame) -> list[str]:
         )
     if run.folds:
         lines.append(
-            "Patients of a fold share a network, and networks of different folds share training patients: intervals and "
-            "tests take patients as independent, and are somewhat too sure of differences between trained arms."
+            "Patients of a fold share a network, and networks of different folds share training patients: intervals "
+            "and tests take patients as independent, and are somewhat too sure of differences between trained arms."
         )
     lines.append(
         "One data set, one reference: observers differ, and other scanners or centres may give another order. "
