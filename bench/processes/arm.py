@@ -54,6 +54,7 @@ class ArmJob:
     structures: dict[str, int]
     modalities: tuple[str, ...]
     device: str
+    gpus_per_fit: int
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class _Fitting:
             [_training_case(store, case, digest) for case, digest in cases]
             for cases in (task.training, task.validation)
         )
-        where = origin(self.device)
+        devices = self.adapter.context.processes
+        where = origin(self.device, devices)
         recorder = EpochTable(work, tell, arm.options.get("epochs"), where)
         start = time.perf_counter()
         facts = _plain_facts(self.adapter.fit(training, validation, work, recorder), arm.name)
@@ -147,8 +149,8 @@ class _Fitting:
         publish_folder(work, final)
         outputs = sorted(path for path in final.rglob("*") if path.is_file())
         times = {"last_session_seconds": seconds, "preparation_seconds": recorder.preparation_seconds}
-        store.finish(step, task.key, outputs, {"facts": facts, **times, "origin": origin(self.device)})
-        return {"peak_device_bytes": _peak_device_bytes(self.device), "origin": origin(self.device)}
+        store.finish(step, task.key, outputs, {"facts": facts, **times, "origin": origin(self.device, devices)})
+        return {"peak_device_bytes": _peak_device_bytes(self.device), "origin": origin(self.device, devices)}
 
 
 @dataclass
@@ -237,6 +239,7 @@ def _made(arm: ArmJob) -> tuple[Any, str]:
         seed=arm.seed,
         weights=_checked_weights(arm),
         base=arm.base,
+        processes=arm.gpus_per_fit if cls.needs.several_gpus else 1,
     )
     return cls(context), device
 

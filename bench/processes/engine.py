@@ -24,33 +24,37 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Arms one after another on this machine, or side by side with one GPU each (`gpus`: their numbers).
+    """Arms one after another on this machine, or side by side with `gpus_per_fit` GPUs each (`gpus`: their numbers).
 
     `lock` is the descriptor of the run folder's lock, which every process inherits.
     """
 
     lock: int
     gpus: tuple[int, ...] = ()
+    gpus_per_fit: int = 1
 
     def run(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`; the events of arms that run side by side come mixed."""
-        if len(self.gpus) > 1 and len(works) > 1:
-            yield from self._side_by_side(works)
+        each = self.gpus_per_fit
+        slots = [",".join(map(str, self.gpus[n : n + each])) for n in range(0, len(self.gpus), each)]
+        if len(slots) > 1 and len(works) > 1:
+            yield from self._side_by_side(works, slots)
             return
-        environment = {"CUDA_VISIBLE_DEVICES": str(self.gpus[0])} if self.gpus else {}
+        environment = {"CUDA_VISIBLE_DEVICES": slots[0]} if slots else {}
         for work in works:
             yield work.arm.name, ArmStarted()
             for event in run_arm(work, self.lock, environment):
                 yield work.arm.name, event
             yield work.arm.name, ArmDone()
 
-    def _side_by_side(self, works: Sequence[ArmWork]) -> Generator[tuple[str, Event]]:
-        """One thread a GPU takes the next arm. Threads live as long as what they start: a child would die with them."""
+    def _side_by_side(self, works: Sequence[ArmWork], slots: Sequence[str]) -> Generator[tuple[str, Event]]:
+        """One thread a slot (its GPUs, as in "0,1") takes the next arm. Threads live as long as what they start: a
+        child would die with them."""
         told: queue.SimpleQueue[tuple[str, Event | BaseException]] = queue.SimpleQueue()
         waiting, stop = iter(works), threading.Event()
         taking = threading.Lock()
 
-        def serve(gpu: int) -> None:
+        def serve(gpus: str) -> None:
             while not stop.is_set():
                 with taking:
                     work = next(waiting, None)
@@ -59,14 +63,14 @@ class LocalEngine:
                 name = work.arm.name
                 told.put((name, ArmStarted()))
                 try:
-                    for event in run_arm(work, self.lock, {"CUDA_VISIBLE_DEVICES": str(gpu)}, stop.is_set):
+                    for event in run_arm(work, self.lock, {"CUDA_VISIBLE_DEVICES": gpus}, stop.is_set):
                         told.put((name, event))
                 except BaseException as error:
                     told.put((name, error))
                     return
                 told.put((name, ArmDone()))
 
-        threads = [threading.Thread(target=serve, args=(gpu,), name=f"gpu-{gpu}") for gpu in self.gpus]
+        threads = [threading.Thread(target=serve, args=(gpus,), name=f"gpu-{gpus}") for gpus in slots]
         for thread in threads:
             thread.start()
         try:

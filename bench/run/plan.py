@@ -92,6 +92,7 @@ class Ready:
             structures=dict(self.study.structures),
             modalities=tuple(self.cohort.modalities),
             device=self.study.device,
+            gpus_per_fit=self.study.engine.gpus_per_fit,
         )
 
     def _digests(self, arm: Arm, case: str) -> list[str | None]:
