@@ -61,6 +61,10 @@ class Options(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    def planned_epochs(self) -> int | None:
+        """Epochs that `fit` will record in all, for who watches it; None: unknown."""
+        return getattr(self, "epochs", None)
+
     def cut(self) -> str | None:
         """How these options fall short of the method's protocol ("3 of 20 epochs"), shown as a banner; None: not."""
         return None

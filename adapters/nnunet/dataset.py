@@ -74,9 +74,14 @@ def translated(label: Channels, values: dict[int, int]) -> Channels:
     return table[label]
 
 
-def write_splits(path: Path, train: Sequence[str], validation: Sequence[str]) -> None:
-    """Write splits_final.json with the one split of the study."""
-    path.write_text(json.dumps([{"train": sorted(train), "val": sorted(validation)}], indent=1) + "\n")
+def write_splits(path: Path, train: Sequence[str], validation: Sequence[str], folds: int = 1) -> None:
+    """Write splits_final.json: the one split of the study, or nnU-Net's division of all its cases into folds."""
+    splits = [{"train": sorted(train), "val": sorted(validation)}]
+    if folds > 1:
+        from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+        splits = generate_crossval_split(sorted({*train, *validation}), n_splits=folds)
+    path.write_text(json.dumps(splits, indent=1) + "\n")
 
 
 def link(source: Path, target: Path) -> None:

@@ -28,7 +28,11 @@ class Nnunet(Adapter):
 
     @classmethod
     def skip(cls, options: BaseOptions, cohort: CohortFacts) -> str | None:
-        """nnunetv2 is missing, or of another version than this adapter was tried with."""
+        """nnunetv2 is missing, or of a version that this adapter was not tried with; too few patients for the folds."""
+        assert isinstance(options, NnunetOptions)
+        patients = sum(cohort.patients.get(subset, 0) for subset in ("train", "validation"))
+        if cohort.patients and patients < options.folds:
+            return f"{options.folds} folds cannot be made of {patients} patients (training and validation together)"
         return unavailable()
 
     def fit(
@@ -51,7 +55,9 @@ class Nnunet(Adapter):
         from gtvbench.adapters.nnunet.predictor import load
 
         options: NnunetOptions = self.context.options
-        self._predictor = load(fit, self.context.device, mirroring=options.mirroring, step_size=options.step_size)
+        self._predictor = load(
+            fit, self.context.device, mirroring=options.mirroring, step_size=options.step_size, folds=options.folds
+        )
 
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
         """One case from start to end; its stages are timed apart."""

@@ -140,7 +140,7 @@ class _Fitting:
         )
         devices = self.adapter.context.processes
         where = origin(self.device, devices)
-        recorder = EpochTable(work, tell, arm.options.get("epochs"), where)
+        recorder = EpochTable(work, tell, self.adapter.context.options.planned_epochs(), where)
         start = time.perf_counter()
         facts = _plain_facts(self.adapter.fit(training, validation, work, recorder), arm.name)
         seconds = time.perf_counter() - start

@@ -29,7 +29,7 @@ def run_arms(
         for name, event in events:
             state, work = states[name], works[name]
             if isinstance(event, ArmStarted):
-                epochs = int(work.arm.options.get("epochs") or 0) if work.fit is not None else 0
+                epochs = state.arm.epochs if work.fit is not None else 0
                 state.phase = phases.enter_context(ExitStack())
                 state.bar = state.phase.enter_context(display.phase(name, epochs + len(work.items)))
             elif isinstance(event, ArmDone):
