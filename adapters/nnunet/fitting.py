@@ -18,6 +18,7 @@ from gtvbench.adapters.nnunet.options import NnunetBoxOptions, NnunetOptions
 from gtvbench.adapters.nnunet.planning import PLANS, plan, preprocess
 from gtvbench.adapters.nnunet.trainer import BEST, FINAL, Hooks, read_checkpoint, train, trainer_of
 from gtvbench.adapters.nnunet.transforms import FreshBoxes
+from gtvbench.adapters.parallel import require_devices, together
 from gtvbench.bench.core.cases import TrainingCase
 from gtvbench.bench.core.digest import seed_from
 from gtvbench.bench.core.errors import BenchError, StudyError
@@ -71,21 +72,30 @@ def fit(
     seed: int,
     device: str,
     cores: int,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Train in `root`/nnunet and leave `network_files` and `model.json` in `root`; return facts for the record.
 
-    The environment is set (planning.set_environment). Called again after a kill, every phase goes on where it was.
+    The environment is set (planning.set_environment). Called again after a kill, every phase goes on where it was. Each
+    network is trained by `processes` ranks (parallel.py), as nnU-Net does it.
     """
+    require_devices(processes, device)
     work = root / "nnunet"
     voxels = export(work, layout, training, validation, options)
-    plan(work, options, cores, voxels)
+    batch = plan(work, options, cores, voxels)["configurations"][options.configuration]["batch_size"]
+    if batch < processes:
+        raise BenchError(
+            f"nnU-Net planned a batch of {batch} patches, which {processes} GPUs cannot divide among themselves",
+            remedy="lower 'engine: gpus-per-fit', or set 'batch-size'",
+        )
     preprocess(work, options.configuration, cores, voxels)
     facts: list[dict[str, Any]] = []
     for fold in range(options.folds):
         kept = work / f"fold-{fold}.json"
         if not kept.exists():
             own = seed if fold == 0 else seed_from(seed, "fold", fold)
-            write_atomically(kept, json.dumps(_fold(root, layout, options, fold, own, recorder, device)))
+            found = together(processes, device, _fold, root, layout, options, fold, own, recorder=recorder)
+            write_atomically(kept, json.dumps(found))
         facts.append(json.loads(kept.read_text()))
     shutil.rmtree(work)
     best = [of_fold.pop("best_epoch") for of_fold in facts]
@@ -95,7 +105,8 @@ def fit(
 def _fold(
     root: Path, layout: Layout, options: NnunetOptions, fold: int, seed: int, recorder: Recorder, device: str
 ) -> dict[str, Any]:
-    """Train the network of one fold, or go on with it, and keep what prediction needs; facts for the record."""
+    """One rank's part of training a fold, or of going on with it; the first keeps what prediction needs, and returns
+    facts for the record."""
     trainer = _trainer(root / "nnunet", layout, options, recorder, seed, torch.device(device), fold)
     folder = Path(trainer.output_folder)
     recorder.ready()
@@ -107,6 +118,8 @@ def _fold(
             f"a batch of {trainer.configuration_manager.batch_size}",
             remedy="lower 'gpu-memory-gb' (the planner then chooses a smaller patch) or 'batch-size'",
         ) from error
+    if trainer.local_rank:
+        return {}
     return _keep(trainer, root / network_files(options.folds)[fold], folder, options)
 
 
@@ -126,6 +139,8 @@ def _trainer(
     plans["continue_training"] = False  # of the logger; our own resume points are found by their names
     description = json.loads((folder / "dataset.json").read_text())
     trainer = trainer_of(base)(plans, options.configuration, fold, description, device)
+    if trainer.is_ddp and device.type == "cpu":  # nnU-Net takes it for granted that ranks have GPUs
+        trainer.device, trainer.grad_scaler = device, None
     trainer.num_epochs = options.epochs
     trainer.num_iterations_per_epoch = options.iterations
     trainer.num_val_iterations_per_epoch = options.validation_iterations

@@ -23,7 +23,7 @@ from gtvbench.bench.files.provenance import usable_cores
 class Nnunet(Adapter):
     """nnU-Net v2 without a prompt: it finds the target by itself."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, fusions=("multimodal",))
+    needs: ClassVar[Needs] = Needs(trains=True, fusions=("multimodal",), several_gpus=True)
     Options: ClassVar[type[BaseOptions]] = NnunetOptions
 
     @classmethod
@@ -44,7 +44,7 @@ class Nnunet(Adapter):
 
         return fit(
             work, self._layout(), training, validation, self.context.options, recorder,
-            seed=self.context.seed, device=self.context.device, cores=usable_cores(),
+            seed=self.context.seed, device=self.context.device, cores=usable_cores(), processes=self.context.processes,
         )  # fmt: skip
 
     def load(self, fit: Path | None) -> None:
@@ -96,14 +96,14 @@ class Nnunet(Adapter):
         cores = usable_cores()
         workers = options.augmentation_workers
         if workers is None:
-            workers = min(12, cores) if self.context.device == "cuda" else 0
+            workers = min(12, max(1, cores // self.context.processes)) if self.context.device == "cuda" else 0
         set_environment(root, cores, workers if training else 0, options.compile if training else None)
 
 
 class NnunetBox(Nnunet):
     """nnU-Net v2 with the prompts as one more channel: 1 inside any box of a slice."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), fusions=("multimodal",))
+    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), fusions=("multimodal",), several_gpus=True)
     Options: ClassVar[type[BaseOptions]] = NnunetBoxOptions
 
     def _groups(self) -> tuple[tuple[int, ...], ...]:

@@ -313,6 +313,56 @@ def test_folds_train_a_network_each_go_on_after_a_kill_and_predict_by_their_mean
     assert np.abs(apart[0] - apart[1]).max() > 0.01
 
 
+@pytest.fixture
+def inherited_environment() -> Iterator[None]:
+    """What a fit sets in the environment, for processes that it starts too, ends with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("inherited_environment")
+def test_two_processes_train_one_network_and_go_on_after_a_stop(cohort: Cases, tmp_path: Path, prepared: Path) -> None:
+    class Interrupting(Recorder):
+        def epoch(self, epoch: int, *values: float, **extra: float) -> None:
+            if epoch == 1:
+                raise BenchError("stopped")
+            super().epoch(epoch, *values, **extra)
+
+    def fit(root: Path, recorder: Recorder, processes: int) -> dict[str, Any]:
+        return fitting.fit(
+            root, LAYOUT, cohort[:3], cohort[3:], OPTIONS, recorder, seed=3, device="cpu", cores=1, processes=processes
+        )
+
+    results, rows = [], []
+    for name, recorders in (("whole", [Recorder()]), ("cut", [Interrupting(), Recorder()])):
+        root = copied(prepared, tmp_path / name)
+        for recorder in recorders:
+            with suppress(BenchError):
+                assert fit(root, recorder, 2)["best_epoch"] == 1
+        results.append((root / "network.safetensors").read_bytes())
+        rows.append([row for recorder in recorders for row in recorder.rows])
+    assert [row[0] for row in rows[0]] == [0, 1], "one row an epoch"
+    assert rows[0] == rows[1] and results[0] == results[1]
+    assert np.isfinite(logits(root, cohort[0], 1)).all()
+    root = copied(prepared, tmp_path / "many")
+    with pytest.raises(BenchError, match=r"a batch of \d+ patches, which 99 GPUs cannot divide"):
+        fit(root, Recorder(), 99)
+
+
+def test_each_rank_draws_patches_of_its_own_and_the_first_those_of_a_training_without_others(prepared: Path) -> None:
+    drawn = []
+    for rank in (None, 0, 1):
+        trainer = trainer_on(prepared)
+        if rank is not None:
+            trainer.local_rank = rank
+        training, _ = trainer.get_dataloaders()
+        trainer.on_epoch_start()
+        drawn.append(next(training)["data"])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
 def test_more_folds_than_patients_are_refused_before_any_work() -> None:
     options = NnunetBoxOptions.model_validate({"folds": 5})
     facts = CohortFacts(("CT",), STRUCTURES, {"train": 3, "validation": 1, "test": 9})

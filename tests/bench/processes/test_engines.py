@@ -144,7 +144,7 @@ def test_two_processes_train_one_arm_and_one_that_is_killed_is_named(execute: Ex
                     if "spawn_main" in " ".join(process.cmdline()) and process.cpu_times().user > 1:
                         process.kill()
                         killed.append(process.pid)
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     thread = threading.Thread(target=kill)
     thread.start()
