@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,11 +105,11 @@ def together(processes: int, device: str, do: Callable[..., T], *arguments: Any,
                 raise BenchError(fallen)
             return led.result()
         finally:
-            if led.done() and led.exception() is None:
-                _join(others.values())  # they end by themselves
+            well = led.done() and led.exception() is None  # then they end by themselves
             for process in others.values():
+                process.join(_GRACE_S if well else 0)
                 process.kill()
-            _join(others.values())
+                process.join(_GRACE_S)
             over.set()
             thread.join(_GRACE_S)
 
@@ -193,8 +193,3 @@ def _fallen(others: dict[_Rank, SpawnProcess]) -> str:
             told = rank.report.read_text() if rank.report.exists() else "it left no traceback; see the arm's log.txt"
             return f"rank {rank.number} of {rank.processes} of the fit {how}: {told}"
     return ""
-
-
-def _join(processes: Iterable[SpawnProcess]) -> None:
-    for process in processes:
-        process.join(_GRACE_S)

@@ -18,24 +18,27 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """
 
     counted: bool = True
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise; every rank must call it, for the ranks exchange sums, here and in the backward pass."""
         if not self.training:
             return super().forward(images)
-        assert self.momentum is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
         shift = self.running_mean.clone()  # near the mean, so that the difference of squares below keeps its digits
-        sums = _moments(images.detach(), shift, self.counted)
-        count, mean = sums[2], sums[0] / sums[2]
-        variance = (sums[1] / count - mean.square()).clamp(min=0)
         with torch.no_grad():
+            moved = images.float() - _wide(shift)
+            number = torch.full_like(shift, moved[:, 0].numel())
+            sums = torch.stack([moved.sum((0, 2, 3)), moved.square().sum((0, 2, 3)), number]) * self.counted
+            dist.all_reduce(sums)
+            count, mean = sums[2], sums[0] / sums[2]
+            variance = (sums[1] / count - mean.square()).clamp(min=0)
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean + shift, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum)
-        scale = (variance + self.eps).rsqrt()
+            scale = (variance + self.eps).rsqrt()
         return _Normalise.apply(images, self.weight, self.bias, mean + shift, scale, count, self.counted)  # type: ignore[no-any-return]
 
 
@@ -45,17 +48,6 @@ def use_global_batch_norm(model: nn.Module) -> list[GlobalBatchNorm2d]:
     for module in found:
         module.__class__ = GlobalBatchNorm2d
     return [module for module in model.modules() if isinstance(module, GlobalBatchNorm2d)]
-
-
-def _moments(images: Tensor, shift: Tensor, counted: bool) -> Tensor:
-    """Sum of (value - shift), of its square, and number of values, by channel and over all ranks: (3, C), float32."""
-    moved = images.float() - _wide(shift)
-    sums = torch.stack(
-        [moved.sum((0, 2, 3)), moved.square().sum((0, 2, 3)), torch.full_like(shift, moved[:, 0].numel())]
-    )
-    sums = sums * counted
-    dist.all_reduce(sums)
-    return sums
 
 
 def _wide(channels: Tensor) -> Tensor:
