@@ -35,8 +35,9 @@ class Needs:
     `prompts`: kinds of prompt it takes (now: "box"), empty for a method that localises by itself. `modalities`: those
     without which it cannot run. `fusions`: those it runs with by default, empty for a method that does not look at
     images. `weights`: default name in the catalogue of
-    `bench weights` or a path, None for a method without weights. `settings`: options that have no default. `version` is
-    part of the key of every result: raise it when results change.
+    `bench weights` or a path, None for a method without weights. `settings`: options that have no default.
+    `several_gpus`: whether `fit` trains on as many devices as `Context.processes` says. `version` is part of the key of
+    every result: raise it when results change.
     """
 
     trains: bool = False
@@ -45,6 +46,7 @@ class Needs:
     fusions: tuple[str, ...] = STUDY_FUSIONS
     weights: str | None = None
     settings: tuple[str, ...] = ()
+    several_gpus: bool = False
     version: int = 1
 
 
@@ -59,6 +61,10 @@ class Options(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    def planned_epochs(self) -> int | None:
+        """Epochs that `fit` will record in all, for who watches it; None: unknown."""
+        return getattr(self, "epochs", None)
+
     def cut(self) -> str | None:
         """How these options fall short of the method's protocol ("3 of 20 epochs"), shown as a banner; None: not."""
         return None
@@ -69,7 +75,9 @@ class Context:
     """What the harness gives a method: its options and everything that it must not choose by itself.
 
     `device` is "cpu", "cuda" or "mps"; `seed` is derived from the study's seed and the arm's names; `weights` is a
-    verified local file; `base` is the study file's folder, where relative paths in options start.
+    verified local file; `base` is the study file's folder, where relative paths in options start; `processes` is the
+    number of devices that `fit` uses (cuda:0, cuda:1, ...; `parallel.together` starts a process for each), 1 unless
+    `Needs.several_gpus`.
     """
 
     options: Any
@@ -80,6 +88,7 @@ class Context:
     seed: int
     weights: Path | None
     base: Path
+    processes: int = 1
 
 
 class Adapter(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,20 +24,38 @@ _log = logging.getLogger(__name__)
 class FineTuned(ZeroShot):
     """LiteMedSAM after fine-tuning from the weights it is given."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), weights="lite_medsam.pth", version=2)
+    needs: ClassVar[Needs] = Needs(
+        trains=True, prompts=("box",), weights="lite_medsam.pth", several_gpus=True, version=2
+    )
     Options: ClassVar[type[BaseOptions]] = FineTuneOptions
 
     def fit(
         self, training: Sequence[TrainingCase], validation: Sequence[TrainingCase], work: Path, recorder: Recorder
     ) -> dict[str, Any]:
         """Fine-tune, going on from a killed call's checkpoint in `work`."""
+        from gtvbench.adapters.parallel import together
+
+        context = self.context
+        return together(context.processes, context.device, self._fit, training, validation, work, recorder=recorder)
+
+    def _fit(
+        self,
+        training: Sequence[TrainingCase],
+        validation: Sequence[TrainingCase],
+        work: Path,
+        recorder: Recorder,
+        device: str,
+    ) -> dict[str, Any]:
+        """One rank's part; `device` is its own."""
         import torch
 
         from gtvbench.adapters.litemedsam.checkpoints import load_model
         from gtvbench.adapters.litemedsam.embeddings import Embeddings
         from gtvbench.adapters.litemedsam.samples import Samples
         from gtvbench.adapters.litemedsam.training import FineTuning
+        from gtvbench.adapters.parallel import wait_for_ranks
 
+        self.context = replace(self.context, device=device)
         options: FineTuneOptions = self.context.options
         torch.manual_seed(self.context.seed)
         model, _ = load_model(given_weights(self.context), image_size=options.image_size)
@@ -56,15 +75,17 @@ class FineTuned(ZeroShot):
             options.protocol(),
             folder=work,
             seed=self.context.seed,
-            device=torch.device(self.context.device),
+            device=torch.device(device),
         )
         if kept is not None and not tuning.finished:
-            left = kept.prepare()
+            left = kept.prepare() if tuning.rank == 0 else 0
+            wait_for_ranks()
             if left:
                 _log.warning("%d slices do not fit into embeddings-gb and are embedded in every epoch", left)
         recorder.ready()
         facts = tuning.run(recorder)
-        shutil.rmtree(work / "embeddings", ignore_errors=True)
+        if tuning.rank == 0:
+            shutil.rmtree(work / "embeddings", ignore_errors=True)
         return facts
 
     def _embedding(self, case: TrainingCase, z: int) -> npt.NDArray[np.float32]:

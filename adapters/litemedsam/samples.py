@@ -35,13 +35,14 @@ class Batch:
     """A batch of B images and N boxes.
 
     Images (B, 3, S, S) or embeddings (B, 256, s, s); boxes (N, 4) x0 y0 x1 y1, masks (N, 1, S, S) float, and the image
-    of every box (N,).
+    of every box (N,). ``weight``: which part its boxes are of those of the same step in all ranks.
     """
 
     images: Tensor
     boxes: Tensor
     masks: Tensor
     owners: Tensor
+    weight: float = 1.0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``, images channels-last."""
@@ -50,6 +51,7 @@ class Batch:
             self.boxes.to(device),
             self.masks.to(device),
             self.owners.to(device),
+            self.weight,
         )
 
 
@@ -133,6 +135,20 @@ class Samples:
             torch.from_numpy(np.stack(masks)[:, None].astype(np.float32)),
             torch.tensor(owners),
         )
+
+
+def share(slices: Sequence[SlicePrompts], rank: int, ranks: int) -> list[SlicePrompts]:
+    """What one of several ranks takes of a batch. It may be empty: a slice goes to one rank with all its pairs, so that
+    BatchNorm counts it once, to the one that has the fewest pairs so far."""
+    shares: list[list[SlicePrompts]] = [[] for _ in range(ranks)]
+    for one in slices:
+        min(shares, key=count_pairs).append(one)
+    return shares[rank]
+
+
+def count_pairs(slices: Sequence[SlicePrompts]) -> int:
+    """Pairs of slice and instance."""
+    return sum(len(one.prompts) for one in slices)
 
 
 def _together(pairs: Sequence[SlicePrompts]) -> Iterator[SlicePrompts]:

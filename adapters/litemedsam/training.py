@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,10 @@ from torch import Tensor
 from gtvbench.adapters.litemedsam.checkpoints import save_flat
 from gtvbench.adapters.litemedsam.inference import computes_bfloat16
 from gtvbench.adapters.litemedsam.model import LiteMedSAM, forget_cached_biases
+from gtvbench.adapters.litemedsam.norm import use_global_batch_norm
 from gtvbench.adapters.litemedsam.options import BEST_FILE, Protocol
-from gtvbench.adapters.litemedsam.samples import Batch, Samples
+from gtvbench.adapters.litemedsam.samples import Batch, Samples, count_pairs, share
+from gtvbench.adapters.parallel import rank_and_ranks, sum_over_ranks
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.prompts import policy_from
 from gtvbench.bench.core.timing import Recorder
@@ -67,6 +69,9 @@ class FineTuning:
     Every draw comes from (seed, epoch, case, slice, instance), and the checkpoint holds network, optimiser, scheduler,
     scaler, torch's generators and the place within the epoch: a killed run that is started again ends with the same
     weights, on a CPU bit for bit.
+
+    In several ranks (parallel.py) each takes its share of every batch, and losses, gradients and BatchNorm's statistics
+    are those of the whole batch: all ranks hold the same weights at any time, those of one process but for rounding.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class FineTuning:
         if not training.slices():
             raise StudyError("fine-tuning has no training prompts", remedy="name more training cases in the split")
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.rank, self.ranks = rank_and_ranks()
+        self.norms = use_global_batch_norm(self.model) if self.ranks > 1 else []
         trained = self.model.mask_decoder if protocol.train == "decoder" else self.model
         self.model.requires_grad_(False)
         trained.requires_grad_(True)
@@ -126,7 +133,8 @@ class FineTuning:
             self.scheduler.step(watched)
             if watched < self.best_loss:
                 self.best_loss, self.best_epoch = watched, self.epoch
-                save_flat(self.model, self.folder / BEST_FILE)
+                if self.rank == 0:
+                    save_flat(self.model, self.folder / BEST_FILE)
             recorder.epoch(self.epoch, train, validation)
             self.epoch, self.step, self.loss_sum, self.pairs = self.epoch + 1, 0, 0.0, 0
             self._save()
@@ -134,7 +142,7 @@ class FineTuning:
 
     def _train_epoch(self, recorder: Recorder) -> None:
         self.model.train()
-        for batch in self._batches():
+        for pairs, batch in self._batches():
             loss = self._iterate(batch.to(self.device))
             if not math.isfinite(loss):
                 raise BenchError(
@@ -142,20 +150,24 @@ class FineTuning:
                     file=self.folder,
                     remedy="use a smaller learning_rate, or amp: false",
                 )
-            self.loss_sum += loss * len(batch.boxes)
-            self.pairs += len(batch.boxes)
+            self.loss_sum += loss * pairs
+            self.pairs += pairs
             self.step += 1
             if time.monotonic() - self.saved_at >= self.protocol.checkpoint_seconds:
                 self._save()
                 recorder.saved()
 
-    def _batches(self) -> Iterator[Batch]:
-        """The rest of this epoch's batches, each prepared while the one before it is trained on."""
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        """The rest of this epoch's batches: pairs in all ranks, and this one's share, prepared ahead of its step."""
         names = (self.seed, self.epoch)
         plan = self.training.plan(*names)[self.step :]
 
         def load(number: int) -> Batch:
-            return self.training.redrawn(plan[number], self.margins, flips=self.protocol.flips, names=names)
+            slices = plan[number]
+            own = share(slices, self.rank, self.ranks)
+            # An empty share takes any slice, which counts for nothing: every BatchNorm waits for every rank.
+            batch = self.training.redrawn(own or slices[:1], self.margins, flips=self.protocol.flips, names=names)
+            return replace(batch, weight=count_pairs(own) / count_pairs(slices))
 
         with ThreadPoolExecutor(1) as pool:
             waiting = [pool.submit(load, number) for number in range(min(2, len(plan)))]
@@ -163,30 +175,39 @@ class FineTuning:
                 batch = waiting.pop(0).result()
                 if number + 2 < len(plan):
                     waiting.append(pool.submit(load, number + 2))
-                yield batch
+                yield count_pairs(plan[number]), batch
 
     def _iterate(self, batch: Batch) -> float:
+        for norm in self.norms:
+            norm.counted = batch.weight > 0
         with self._autocast():
             logits, iou = self._forward(batch)
-        loss = training_loss(logits.float(), iou.float(), batch.masks)
+        loss = training_loss(logits.float(), iou.float(), batch.masks) * batch.weight
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        if self.ranks > 1:  # before the scaler looks for infinite gradients: every rank must find the same
+            sum_over_ranks([loss, *(p.grad for p in self.model.parameters() if p.grad is not None)])
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        return float(loss.detach())
+        return float(loss)
 
     @torch.no_grad()
     def _validate(self) -> float:
-        """Mean Dice loss over the validation instances; NaN where there are none."""
+        """Mean Dice loss over the validation instances, of which each rank takes its part; NaN where there are none."""
         self.model.eval()
         forget_cached_biases(self.model)
         total, count = 0.0, 0
-        for slices in self.validation.plan():
+        for slices in self.validation.plan()[self.rank :: self.ranks]:
             batch = self.validation.stored(slices).to(self.device)
             with self._autocast():
                 logits, _ = self._forward(batch)
             total += float(dice_loss(logits.float(), batch.masks).sum())
             count += len(batch.boxes)
+        if self.ranks > 1:
+            sums = torch.tensor([total, count], dtype=torch.float64, device=self.device)
+            sum_over_ranks([sums])
+            total, count = float(sums[0]), int(sums[1])
         return total / count if count else math.nan
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -199,6 +220,8 @@ class FineTuning:
         return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
 
     def _save(self) -> None:
+        if self.rank:
+            return
         state: dict[str, Any] = {
             "identity": self.identity,
             "place": [self.epoch, self.step, self.loss_sum, self.pairs],
@@ -211,7 +234,7 @@ class FineTuning:
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "generator": torch.get_rng_state(),
-                "cuda_generators": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                "cuda_generators": [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [],
             }
         partial = self.folder / (_CHECKPOINT_FILE + ".partial")
         torch.save(state, partial)
@@ -236,5 +259,5 @@ class FineTuning:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
         if state["cuda_generators"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_generators"])
+            torch.cuda.set_rng_state(state["cuda_generators"][0], self.device)
         _log.info("fine-tuning resumed in epoch %d after %d batches", self.epoch, self.step)

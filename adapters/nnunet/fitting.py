@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from safetensors.torch import save_file
 
 from gtvbench.adapters.base import Recorder
@@ -18,11 +19,19 @@ from gtvbench.adapters.nnunet.options import NnunetBoxOptions, NnunetOptions
 from gtvbench.adapters.nnunet.planning import PLANS, plan, preprocess
 from gtvbench.adapters.nnunet.trainer import BEST, FINAL, Hooks, read_checkpoint, train, trainer_of
 from gtvbench.adapters.nnunet.transforms import FreshBoxes
+from gtvbench.adapters.parallel import require_devices, together
 from gtvbench.bench.core.cases import TrainingCase
+from gtvbench.bench.core.digest import seed_from
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.prompts import policy_from
+from gtvbench.bench.files.store import write_atomically
 
-NETWORK_FILE, MODEL_FILE = "network.safetensors", "model.json"
+MODEL_FILE = "model.json"
+
+
+def network_files(folds: int) -> list[str]:
+    """Names of the files of weights, one for each fold."""
+    return ["network.safetensors"] if folds == 1 else [f"network.{fold}.safetensors" for fold in range(folds)]
 
 
 def export(
@@ -49,7 +58,13 @@ def export(
     layout.write_description(folder, len(training) + len(validation))
     # Without validation cases the pseudo-Dice is one of training cases; nnU-Net cannot do without any.
     held_out = [case.case for case in validation] or [case.case for case in training]
-    write_splits(folder / "splits_final.json", ([case.case for case in training], held_out))
+    folds = [([case.case for case in training], held_out)]
+    if options.folds > 1:
+        divided = generate_crossval_split(
+            sorted(case.case for case in (*training, *validation)), n_splits=options.folds
+        )
+        folds = [(part["train"], part["val"]) for part in divided]
+    write_splits(folder / "splits_final.json", *folds)
     return voxels
 
 
@@ -64,16 +79,42 @@ def fit(
     seed: int,
     device: str,
     cores: int,
+    processes: int = 1,
 ) -> dict[str, Any]:
-    """Train in `root`/nnunet and leave `network.safetensors` and `model.json` in `root`; return facts for the record.
+    """Train in `root`/nnunet and leave `network_files` and `model.json` in `root`; return facts for the record.
 
-    The environment is set (planning.set_environment). Called again after a kill, every phase goes on where it was.
+    The environment is set (planning.set_environment). Called again after a kill, every phase goes on where it was. Each
+    network is trained by `processes` ranks (parallel.py), as nnU-Net does it.
     """
+    require_devices(processes, device)
     work = root / "nnunet"
     voxels = export(work, layout, training, validation, options)
-    plan(work, options, cores, voxels)
+    batch = plan(work, options, cores, voxels)["configurations"][options.configuration]["batch_size"]
+    if batch < processes:
+        raise BenchError(
+            f"nnU-Net planned a batch of {batch} patches, which {processes} GPUs cannot divide among themselves",
+            remedy="lower 'engine: gpus-per-fit', or set 'batch-size'",
+        )
     preprocess(work, options.configuration, cores, voxels)
-    trainer = _trainer(work, layout, options, recorder, seed, torch.device(device))
+    facts: list[dict[str, Any]] = []
+    for fold in range(options.folds):
+        kept = work / f"fold-{fold}.json"
+        if not kept.exists():
+            own = seed if fold == 0 else seed_from(seed, "fold", fold)
+            found = together(processes, device, _fold, root, layout, options, fold, own, recorder=recorder)
+            write_atomically(kept, json.dumps(found))
+        facts.append(json.loads(kept.read_text()))
+    shutil.rmtree(work)
+    best = [of_fold.pop("best_epoch") for of_fold in facts]
+    return facts[0] | ({"best_epoch": best[0]} if options.folds == 1 else {"best_epochs": best})
+
+
+def _fold(
+    root: Path, layout: Layout, options: NnunetOptions, fold: int, seed: int, recorder: Recorder, device: str
+) -> dict[str, Any]:
+    """One rank's part of training a fold, or of going on with it; the first keeps what prediction needs, and returns
+    facts for the record."""
+    trainer = _trainer(root / "nnunet", layout, options, recorder, seed, torch.device(device), fold)
     folder = Path(trainer.output_folder)
     recorder.ready()
     try:
@@ -84,13 +125,13 @@ def fit(
             f"a batch of {trainer.configuration_manager.batch_size}",
             remedy="lower 'gpu-memory-gb' (the planner then chooses a smaller patch) or 'batch-size'",
         ) from error
-    facts = _keep(trainer, root, folder, options)
-    shutil.rmtree(work)
-    return facts
+    if trainer.local_rank:
+        return {}
+    return _keep(trainer, root / network_files(options.folds)[fold], folder, options)
 
 
 def _trainer(
-    work: Path, layout: Layout, options: NnunetOptions, recorder: Recorder, seed: int, device: torch.device
+    work: Path, layout: Layout, options: NnunetOptions, recorder: Recorder, seed: int, device: torch.device, fold: int
 ) -> Any:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
@@ -104,7 +145,9 @@ def _trainer(
     plans = json.loads((folder / f"{PLANS}.json").read_text())
     plans["continue_training"] = False  # of the logger; our own resume points are found by their names
     description = json.loads((folder / "dataset.json").read_text())
-    trainer = trainer_of(base)(plans, options.configuration, 0, description, device)
+    trainer = trainer_of(base)(plans, options.configuration, fold, description, device)
+    if trainer.is_ddp and device.type == "cpu":  # nnU-Net takes it for granted that ranks have GPUs
+        trainer.device, trainer.grad_scaler = device, None
     trainer.num_epochs = options.epochs
     trainer.num_iterations_per_epoch = options.iterations
     trainer.num_val_iterations_per_epoch = options.validation_iterations
@@ -112,7 +155,12 @@ def _trainer(
     first = len(layout.modalities) if layout.box_channels else None
     names = tuple(structure.name for structure in layout.structures)
     fresh = _fresh(trainer, layout, options)
-    trainer.hooks = Hooks(seed, recorder.epoch, options.resume_every(), names, first, fresh)
+
+    def record(epoch: int, train_loss: float, validation_loss: float, **extra: float) -> None:
+        of_fold = {"fold": fold} if options.folds > 1 else {}
+        recorder.epoch(fold * options.epochs + epoch, train_loss, validation_loss, **of_fold, **extra)
+
+    trainer.hooks = Hooks(seed, record, options.resume_every(), names, first, fresh)
     return trainer
 
 
@@ -128,14 +176,14 @@ def _fresh(trainer: Any, layout: Layout, options: NnunetOptions) -> FreshBoxes |
     return FreshBoxes(len(layout.modalities), channels, spacing, order.index(0), policy_from(options.margins))
 
 
-def _keep(trainer: Any, root: Path, folder: Path, options: NnunetOptions) -> dict[str, Any]:
-    """Write what prediction needs, free of pickles."""
+def _keep(trainer: Any, file: Path, folder: Path, options: NnunetOptions) -> dict[str, Any]:
+    """Write what prediction needs, free of pickles: the weights into `file`, the rest beside it."""
     name = BEST if options.checkpoint == "best" and (folder / BEST).exists() else FINAL
     checkpoint = read_checkpoint(folder / name)
     weights = {key: value.contiguous() for key, value in checkpoint["network_weights"].items()}
-    part = root / f"{NETWORK_FILE}.part"
+    part = file.with_name(f"{file.name}.part")
     save_file({key: value.clone() for key, value in weights.items()}, part)
-    part.replace(root / NETWORK_FILE)
+    part.replace(file)
     plans = dict(trainer.plans_manager.plans)
     model = {
         "plans": plans,
@@ -144,7 +192,7 @@ def _keep(trainer: Any, root: Path, folder: Path, options: NnunetOptions) -> dic
         "trainer": options.trainer,
         "mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
     }
-    (root / MODEL_FILE).write_text(json.dumps(model, indent=1, default=_plain) + "\n")
+    file.with_name(MODEL_FILE).write_text(json.dumps(model, indent=1, default=_plain) + "\n")
     chosen = trainer.configuration_manager
     return {
         "best_epoch": int(checkpoint["current_epoch"]) - 1,

@@ -23,12 +23,16 @@ from gtvbench.bench.files.provenance import usable_cores
 class Nnunet(Adapter):
     """nnU-Net v2 without a prompt: it finds the target by itself."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, fusions=("multimodal",))
+    needs: ClassVar[Needs] = Needs(trains=True, fusions=("multimodal",), several_gpus=True)
     Options: ClassVar[type[BaseOptions]] = NnunetOptions
 
     @classmethod
     def skip(cls, options: BaseOptions, cohort: CohortFacts) -> str | None:
-        """nnunetv2 is missing, or of another version than this adapter was tried with."""
+        """nnunetv2 is missing, or of a version that this adapter was not tried with; too few patients for the folds."""
+        assert isinstance(options, NnunetOptions)
+        patients = sum(cohort.patients.get(subset, 0) for subset in ("train", "validation"))
+        if cohort.patients and patients < options.folds:
+            return f"{options.folds} folds cannot be made of {patients} patients (training and validation together)"
         return unavailable()
 
     def fit(
@@ -40,7 +44,7 @@ class Nnunet(Adapter):
 
         return fit(
             work, self._layout(), training, validation, self.context.options, recorder,
-            seed=self.context.seed, device=self.context.device, cores=usable_cores(),
+            seed=self.context.seed, device=self.context.device, cores=usable_cores(), processes=self.context.processes,
         )  # fmt: skip
 
     def load(self, fit: Path | None) -> None:
@@ -51,7 +55,9 @@ class Nnunet(Adapter):
         from gtvbench.adapters.nnunet.predictor import load
 
         options: NnunetOptions = self.context.options
-        self._predictor = load(fit, self.context.device, mirroring=options.mirroring, step_size=options.step_size)
+        self._predictor = load(
+            fit, self.context.device, mirroring=options.mirroring, step_size=options.step_size, folds=options.folds
+        )
 
     def predict(self, images: Images, prompts: Prompts, clock: Clock) -> LabelMap:
         """One case from start to end; its stages are timed apart."""
@@ -90,14 +96,14 @@ class Nnunet(Adapter):
         cores = usable_cores()
         workers = options.augmentation_workers
         if workers is None:
-            workers = min(12, cores) if self.context.device == "cuda" else 0
+            workers = min(12, max(1, cores // self.context.processes)) if self.context.device == "cuda" else 0
         set_environment(root, cores, workers if training else 0, options.compile if training else None)
 
 
 class NnunetBox(Nnunet):
     """nnU-Net v2 with the prompts as one more channel: 1 inside any box of a slice."""
 
-    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), fusions=("multimodal",))
+    needs: ClassVar[Needs] = Needs(trains=True, prompts=("box",), fusions=("multimodal",), several_gpus=True)
     Options: ClassVar[type[BaseOptions]] = NnunetBoxOptions
 
     def _groups(self) -> tuple[tuple[int, ...], ...]:

@@ -31,8 +31,12 @@ class NnunetOptions(Options):
     nnU-Net finds by name."""
     trainer: str = "nnUNetTrainer"
     """`nnUNetTrainer` or one of its variants, by name. The options here win over what the variant sets."""
+    folds: int = Field(1, ge=1)
+    """Networks to train, which predict by the mean of their logits. 1: one network, on the training cases. More:
+    training and validation cases are divided into as many parts, as nnU-Net does it, and each network is validated on
+    one part and trained on the others. nnU-Net's own default is 5."""
     epochs: int = Field(PROTOCOL_EPOCHS, ge=1)
-    """Length of the training."""
+    """Length of the training, of each network."""
     iterations: int = Field(PROTOCOL_ITERATIONS, ge=1)
     """Training steps in an epoch."""
     validation_iterations: int = Field(50, ge=1)
@@ -76,6 +80,10 @@ class NnunetOptions(Options):
         if self.gpu_memory_gb is not None and self.gpu_memory_gb < 8:
             short.append(f"planned for {self.gpu_memory_gb:g} of 8 GB")
         return ", ".join(short) or None
+
+    def planned_epochs(self) -> int:
+        """Those of all folds."""
+        return self.folds * self.epochs
 
     def resume_every(self) -> int:
         """Epochs between two resume points."""

@@ -18,14 +18,14 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from safetensors.torch import load_file
 
-from gtvbench.adapters.nnunet.fitting import MODEL_FILE, NETWORK_FILE
+from gtvbench.adapters.nnunet.fitting import MODEL_FILE, network_files
 from gtvbench.adapters.nnunet.transforms import binarise
 from gtvbench.bench.core.errors import BenchError
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded network behind nnU-Net's predictor. Arrays are (channel, z, y, x)."""
+    """The loaded networks behind nnU-Net's predictor. Arrays are (channel, z, y, x)."""
 
     inner: Any
     preprocessor: Any
@@ -44,7 +44,7 @@ class Predictor:
         return (image if first_box is None else binarise(image, first_box)), properties
 
     def logits(self, image: torch.Tensor) -> npt.NDArray[Any]:
-        """Logits of a preprocessed case; raises BenchError where the GPU's memory does not suffice."""
+        """Logits of a preprocessed case, the folds' mean; raises BenchError where the GPU's memory does not suffice."""
         try:
             found: npt.NDArray[Any] = self.inner.predict_logits_from_preprocessed_data(image).cpu().numpy()
         except torch.OutOfMemoryError as error:
@@ -63,7 +63,7 @@ class Predictor:
         return np.ascontiguousarray(found, np.uint8)
 
 
-def load(folder: Path, device: str, *, mirroring: bool, step_size: float) -> Predictor:
+def load(folder: Path, device: str, *, mirroring: bool, step_size: float, folds: int = 1) -> Predictor:
     """Make the predictor from what `fitting.fit` left in `folder`."""
     model = json.loads((folder / MODEL_FILE).read_text())
     plans = PlansManager(model["plans"])
@@ -76,8 +76,8 @@ def load(folder: Path, device: str, *, mirroring: bool, step_size: float) -> Pre
         plans.get_label_manager(model["dataset"]).num_segmentation_heads,
         enable_deep_supervision=False,
     )
-    weights = load_file(folder / NETWORK_FILE)
-    network.load_state_dict(weights)
+    weights = [load_file(folder / name) for name in network_files(folds)]
+    network.load_state_dict(weights[0])
     inner = nnUNetPredictor(
         tile_step_size=step_size,
         use_mirroring=mirroring,
@@ -86,6 +86,6 @@ def load(folder: Path, device: str, *, mirroring: bool, step_size: float) -> Pre
     )
     axes = model["mirroring_axes"]
     inner.manual_initialization(
-        network, plans, configuration, [weights], model["dataset"], model["trainer"], tuple(axes) if axes else None
+        network, plans, configuration, weights, model["dataset"], model["trainer"], tuple(axes) if axes else None
     )
     return Predictor(inner, configuration.preprocessor_class(verbose=False))

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from torch.nn.parallel import DistributedDataParallel
 
 from gtvbench.adapters.nnunet.transforms import FreshBoxes, validation_with_boxes, with_boxes
 from gtvbench.bench.core.digest import seed_from
@@ -45,9 +48,17 @@ class _Ours:
 
     hooks: Hooks
 
+    def initialize(self) -> None:
+        """nnU-Net's own, which names a GPU to the wrapper that several ranks need; on a CPU there is none to name."""
+        wrapper = _on_cpu if self.device.type == "cpu" else nnUNetTrainer.DDP
+        with patch.object(nnUNetTrainer, "DDP", wrapper):
+            super().initialize()  # type: ignore[misc]
+
     def on_epoch_start(self) -> None:
-        """Seed from the arm's seed and the epoch, so that a resumed training draws what an uninterrupted one did."""
-        seed_everything(seed_from(self.hooks.seed, "epoch", self.current_epoch))
+        """Seed from the arm's seed, the epoch and the rank, so that a resumed training draws what an uninterrupted one
+        did, and no two ranks draw the same."""
+        rank = [self.local_rank] if self.local_rank else []  # the first draws what a training without others does
+        seed_everything(seed_from(self.hooks.seed, "epoch", self.current_epoch, *rank))
         super().on_epoch_start()  # type: ignore[misc]
 
     def on_epoch_end(self) -> None:
@@ -62,7 +73,9 @@ class _Ours:
         super().on_epoch_end()  # type: ignore[misc]
 
     def save_checkpoint(self, filename: str) -> None:
-        """Save whole or not at all."""
+        """Save whole or not at all, in the first rank."""
+        if self.local_rank:
+            return
         part = f"{filename}.part"
         super().save_checkpoint(part)  # type: ignore[misc]
         Path(part).replace(filename)
@@ -94,7 +107,13 @@ class _Ours:
 
     # Attributes of nnU-Net's trainer that the methods above use.
     current_epoch: int
+    device: torch.device
+    local_rank: int
     logger: Any
+
+
+def _on_cpu(network: torch.nn.Module, device_ids: list[int]) -> torch.nn.Module:
+    return DistributedDataParallel(network)
 
 
 def _never_benchmark(pipeline: Any) -> None:

@@ -38,13 +38,15 @@ def environment() -> dict[str, Any]:
     }
 
 
-def origin(device: str) -> dict[str, Any]:
+def origin(device: str, devices: int = 1) -> dict[str, Any]:
     """Where a result is computed: device, its name, the machine (a digest that only tells machines apart), versions.
 
-    `device` is "cpu", "cuda" or "mps". torch is asked for a GPU's name where a method has imported it.
+    `device` is "cpu", "cuda" or "mps"; where a fit uses several `devices`, their number is part of the name. torch is
+    asked for a GPU's name where a method has imported it.
     """
     torch = sys.modules.get("torch")
     name = torch.cuda.get_device_name() if torch is not None and device == "cuda" else _cpu_name()
+    name = name if devices == 1 else f"{devices} x {name}"
     machine = Path("/etc/machine-id")
     identity = f"{platform.node()} {machine.read_text() if machine.is_file() else uuid.getnode()}"
     return {

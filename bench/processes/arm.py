@@ -55,6 +55,7 @@ class ArmJob:
     structures: dict[str, int]
     modalities: tuple[str, ...]
     device: str
+    gpus_per_fit: int
     fold: int = 0
 
     @property
@@ -135,8 +136,9 @@ class _Fitting:
             [_training_case(store, case, digest) for case, digest in cases]
             for cases in (task.training, task.validation)
         )
-        where = origin(self.device)
-        recorder = EpochTable(work, tell, arm.options.get("epochs"), where)
+        devices = self.adapter.context.processes
+        where = origin(self.device, devices)
+        recorder = EpochTable(work, tell, self.adapter.context.options.planned_epochs(), where)
         start = time.perf_counter()
         facts = _plain_facts(self.adapter.fit(training, validation, work, recorder), arm.name)
         seconds = time.perf_counter() - start
@@ -145,8 +147,8 @@ class _Fitting:
         publish_folder(work, final)
         outputs = sorted(path for path in final.rglob("*") if path.is_file())
         times = {"last_session_seconds": seconds, "preparation_seconds": recorder.preparation_seconds}
-        store.finish(step, task.key, outputs, {"facts": facts, **times, "origin": origin(self.device)})
-        return {"peak_device_bytes": _peak_device_bytes(self.device), "origin": origin(self.device)}
+        store.finish(step, task.key, outputs, {"facts": facts, **times, "origin": origin(self.device, devices)})
+        return {"peak_device_bytes": _peak_device_bytes(self.device), "origin": origin(self.device, devices)}
 
 
 @dataclass
@@ -247,6 +249,7 @@ def _made(arm: ArmJob) -> tuple[Any, str]:
         seed=arm.seed,
         weights=_checked_weights(arm),
         base=arm.base,
+        processes=arm.gpus_per_fit if cls.needs.several_gpus else 1,
     )
     return cls(context), device
 

@@ -54,21 +54,25 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Jobs one after another on this machine, or arms side by side with one GPU each (`gpus`: their numbers).
+    """Jobs one after another on this machine, or arms side by side with `gpus_per_fit` GPUs each (`gpus`: their
+    numbers).
 
     `lock` is the descriptor of the run folder's lock, which every process inherits.
     """
 
     lock: int
     gpus: tuple[int, ...] = ()
+    gpus_per_fit: int = 1
     parts: int = 1
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`; the events of arms that run side by side come mixed."""
-        if len(self.gpus) > 1 and len(jobs) > 1:
-            yield from self._side_by_side(jobs)
+        each = self.gpus_per_fit
+        slots = [",".join(map(str, self.gpus[n : n + each])) for n in range(0, len(self.gpus), each)]
+        if len(slots) > 1 and len(jobs) > 1:
+            yield from self._side_by_side(jobs, slots)
             return
-        environment = {"CUDA_VISIBLE_DEVICES": str(self.gpus[0])} if self.gpus else {}
+        environment = {"CUDA_VISIBLE_DEVICES": slots[0]} if slots else {}
         for job in jobs:
             yield job.name, JobStarted()
             for event in job.run(self.lock, environment, never):
@@ -78,13 +82,14 @@ class LocalEngine:
     def close(self) -> None:
         """As `Engine.close`."""
 
-    def _side_by_side(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
-        """One thread a GPU takes the next arm. Threads live as long as what they start: a child would die with them."""
+    def _side_by_side(self, jobs: Sequence[Job], slots: Sequence[str]) -> Generator[tuple[str, Event]]:
+        """One thread a slot (its GPUs, as in "0,1") takes the next job. Threads live as long as what they start: a
+        child would die with them."""
         told: queue.SimpleQueue[tuple[str, Event | BaseException]] = queue.SimpleQueue()
         waiting, stop = iter(jobs), threading.Event()
         taking = threading.Lock()
 
-        def serve(gpu: int) -> None:
+        def serve(gpus: str) -> None:
             while not stop.is_set():
                 with taking:
                     job = next(waiting, None)
@@ -93,14 +98,14 @@ class LocalEngine:
                 name = job.name
                 told.put((name, JobStarted()))
                 try:
-                    for event in job.run(self.lock, {"CUDA_VISIBLE_DEVICES": str(gpu)}, stop.is_set):
+                    for event in job.run(self.lock, {"CUDA_VISIBLE_DEVICES": gpus}, stop.is_set):
                         told.put((name, event))
                 except BaseException as error:
                     told.put((name, error))
                     return
                 told.put((name, JobDone()))
 
-        threads = [threading.Thread(target=serve, args=(gpu,), name=f"gpu-{gpu}") for gpu in self.gpus]
+        threads = [threading.Thread(target=serve, args=(gpus,), name=f"gpu-{gpus}") for gpus in slots]
         for thread in threads:
             thread.start()
         try:

@@ -16,8 +16,7 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent(parent: int) -> None:
     """Ask the kernel for SIGKILL when the parent dies; elsewhere than on Linux watch standard input close."""
     killed_with(parent)
-    # A method's own children (data loaders) must not outlive it either.
-    os.register_at_fork(after_in_child=lambda: killed_with(None))
+    forks_die_too()
 
     def watch() -> None:
         # os.read, not sys.stdin: a daemon thread that holds sys.stdin's lock makes the interpreter abort at exit.
@@ -26,6 +25,11 @@ def die_with_parent(parent: int) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def forks_die_too() -> None:
+    """A method's own children (data loaders) must not outlive their parent either."""
+    os.register_at_fork(after_in_child=lambda: killed_with(None))
 
 
 def killed_with(parent: int | None) -> None:

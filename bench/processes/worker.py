@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal, Protocol
 
 from gtvbench.bench.core.errors import BenchError
-from gtvbench.bench.processes.lifeline import die_with_parent, killed_with, peak_host_bytes
+from gtvbench.bench.processes.lifeline import die_with_parent, forks_die_too, killed_with, peak_host_bytes
 
 Tell = Callable[[Any], None]
 
@@ -119,6 +119,7 @@ def main() -> int:
 
 if __name__ == "__mp_main__":  # a process that a method spawned imports the main module under this name
     killed_with(None)
+    forks_die_too()
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -140,7 +140,7 @@ class _Unit:
     @property
     def length(self) -> int:
         """Epochs and cases to come."""
-        epochs = int(self.work.arm.options.get("epochs") or 0) if self.work.fit is not None else 0
+        epochs = self.state.arm.epochs if self.work.fit is not None else 0
         return epochs + len(self.work.items) + len(self.work.to_score)
 
     def take(self, event: Event) -> None:

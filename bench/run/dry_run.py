@@ -94,7 +94,7 @@ def _of_unit(study: Study, arm: Arm, unit: str, cases: int, fit: bool, clock: _C
     place = "Dask" if engine.kind == "dask" else f"GPUs {engine.gpus}" if engine.gpus else "this machine"
     where = f"{place}, device {study.device}"
     if fit:
-        epochs = int(arm.options.get("epochs") or 0)
+        epochs = arm.epochs
         seconds = clock.epoch * epochs if clock and clock.epoch and epochs else None
         what = f"train, {epochs} epochs" if epochs else "train"
         yield Job(f"fit {unit}", "prepare", what, where, seconds, clock.by if clock and seconds else "")

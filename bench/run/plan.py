@@ -85,6 +85,7 @@ class Ready:
             structures=dict(self.study.structures),
             modalities=tuple(self.cohort.modalities),
             device=self.study.device,
+            gpus_per_fit=self.study.engine.gpus_per_fit,
             fold=fold,
         )
 

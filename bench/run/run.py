@@ -97,7 +97,7 @@ def _engine(study: Study, lock: int) -> Engine:
         from gtvbench.bench.processes.dask_engine import DaskEngine
 
         return DaskEngine(study.engine)
-    return LocalEngine(lock, tuple(study.engine.gpus))
+    return LocalEngine(lock, tuple(study.engine.gpus), study.engine.gpus_per_fit)
 
 
 def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from gtvbench.bench.study.file import MethodEntry, Study, problems
 class Arm:
     """One arm as planned. `skip` is the reason why it does not run, or None.
 
-    `weights_published` is the name in the catalogue of the weights' content; None for any other file.
+    `weights_published` is the name in the catalogue of the weights' content; None for any other file. `epochs`:
+    of its whole training, 0 where that is unknown.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm:
     weights_sha256: str | None = None
     weights_published: str | None = None
     cut: str | None = None
+    epochs: int = 0
     skip: str | None = None
 
     def seed(self, study_seed: int) -> int:
@@ -121,6 +123,7 @@ def _arms_of(
         "prompts": needs.prompts,
         "version": needs.version,
         "cut": options.cut(),
+        "epochs": options.planned_epochs() or 0,
     }
     fusions = (entry.fusions or _default_fusions(needs.fusions, modalities)) if needs.fusions else (NO_FUSION,)
     if needs.trains and not trainable and named:

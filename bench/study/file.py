@@ -172,7 +172,10 @@ class EngineOptions(_Model):
     kind: Literal["local", "dask"] = "local"
     """`local`: this machine, one arm after another. `dask`: the workers of a Dask cluster, one arm each."""
     gpus: list[int] = Field(default_factory=list)
-    """`local`: numbers of the GPUs to use. With several, as many arms run side by side, one on each."""
+    """`local`: numbers of the GPUs to use. With several, arms run side by side, each on `gpus-per-fit` of them."""
+    gpus_per_fit: int = Field(default=1, ge=1)
+    """GPUs that train one arm together, where its method can (`litemedsam-fine-tuned`, `nnunet`, `nnunet-box`); other
+    methods, and prediction, use the first of them. On a CPU: processes."""
     address: str | None = None
     """`dask`: where a scheduler listens, for example `tcp://node1:8786`."""
     cluster: Literal["slurm", "pbs", "sge", "lsf"] | None = None
@@ -203,6 +206,16 @@ class EngineOptions(_Model):
             raise ValueError("'address' and 'cluster' belong to kind: dask")
         if self.cluster is not None and self.walltime is None:
             raise ValueError("a cluster needs the 'walltime' of its jobs")
+        if len(set(self.gpus)) < len(self.gpus):
+            raise ValueError("a number in 'gpus' comes twice")
+        if len(self.gpus) % self.gpus_per_fit:
+            raise ValueError(
+                f"{len(self.gpus)} 'gpus' cannot be dealt out in groups of {self.gpus_per_fit} (gpus-per-fit)"
+            )
+        if 0 < self.gpus_per_job < self.gpus_per_fit:
+            raise ValueError(
+                f"a job of {self.gpus_per_job} GPUs (gpus-per-job) has not the {self.gpus_per_fit} of a fit"
+            )
         if self.gpus_per_job and self.cluster not in (None, "slurm") and not self.directives:
             raise ValueError(f"say in 'directives' how {self.cluster} gives a job its GPUs")
         return self
@@ -210,7 +223,7 @@ class EngineOptions(_Model):
     @property
     def side_by_side(self) -> bool:
         """Whether arms may be computed beside each other: then their times are of a shared machine."""
-        return self.kind == "dask" or len(self.gpus) > 1
+        return self.kind == "dask" or len(self.gpus) > self.gpus_per_fit
 
     @property
     def job_memory(self) -> str:

@@ -154,10 +154,11 @@ def _nnunet(run: FinishedRun) -> list[str]:
         return []
     version = mapping(run.provenance.get("packages")).get("nnunetv2")
     package = f" (nnunetv2 {named(version)})" if version else ""
+    ensembles = any(_folds(arm) for arm in chosen)
+    once = "" if ensembles else "; it was trained once on the training set, without an ensemble of folds"
     said = [
         f"nnU-Net{cite('isensee2021')}{package} planned, preprocessed, trained and predicted by itself, from raw "
-        "intensities with a channel for each modality; it was trained once on the training set, without an ensemble of "
-        "folds."
+        f"intensities with a channel for each modality{once}."
     ]
     for group in _by_method(chosen):
         said.append(_schedule(run, group))
@@ -168,12 +169,23 @@ def _nnunet(run: FinishedRun) -> list[str]:
     return said
 
 
+def _folds(arm: ArmRecord) -> str | None:
+    """How many networks an arm averages, in words; None for one, or where it is not recorded."""
+    folds = numeral(arm.options, "folds")
+    return None if folds == "1" else folds
+
+
 def _schedule(run: FinishedRun, group: list[ArmRecord]) -> str:
     options = group[0].options
     setup = [named(options[key]) for key in ("configuration", "planner", "trainer") if options.get(key)]
     parts = [f"{names(group)} {_was(group)} {_epochs(run, group)}"]
     iterations, rate = numeral(options, "iterations"), numeral(options, "learning-rate")
     parts.append(f" of {iterations} iterations" if iterations else "")
+    if (folds := _folds(group[0])) is not None:
+        parts.append(
+            f" in all, for {folds} networks that predict by the mean of their logits, each validated on another of "
+            f"{folds} parts of the training and validation sets and trained on the others"
+        )
     parts.append(f", from a learning rate of {rate}" if rate else "")
     parts.append(f" ({', '.join(setup)})" if setup else "")
     checkpoint = {

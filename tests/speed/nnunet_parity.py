@@ -209,7 +209,7 @@ def train_ours(root: Path, iterations: int, device: str) -> None:
 
     layout = Layout(("CT", "PET", "T1w", "T2w"), structures_from({"GTV-T": 1, "GTV-N": 2}))
     chosen = NnunetOptions(epochs=2, iterations=iterations, validation_iterations=2)
-    trainer = fitting._trainer(root, layout, chosen, Recorder(), 1, torch.device(device))
+    trainer = fitting._trainer(root, layout, chosen, Recorder(), 1, torch.device(device), 0)
     to_the_end(trainer, Path(trainer.output_folder))
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ with warnings.catch_warnings():
 from gtvbench.adapters.base import Context
 from gtvbench.adapters.nnunet import fitting, planning
 from gtvbench.adapters.nnunet.boxes import box_channels, groups
-from gtvbench.adapters.nnunet.dataset import DATASET, Layout
+from gtvbench.adapters.nnunet.dataset import DATASET, Layout, write_splits
 from gtvbench.adapters.nnunet.method import NnunetBox
 from gtvbench.adapters.nnunet.options import NnunetBoxOptions
 from gtvbench.adapters.nnunet.predictor import Predictor
+from gtvbench.adapters.nnunet.predictor import load as predictor_of
 from gtvbench.adapters.nnunet.trainer import read_checkpoint
-from gtvbench.bench.core.cases import Images, TrainingCase
+from gtvbench.bench.core.cases import CohortFacts, Images, TrainingCase
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.core.prompts import draw_prompts, policy_from
@@ -119,7 +121,7 @@ class Recorder:
 
 def trainer_on(prepared: Path, **changes: Any) -> Any:
     options = NnunetBoxOptions.model_validate(SMALL | changes)
-    trainer = fitting._trainer(prepared, LAYOUT, options, Recorder(), 5, torch.device("cpu"))
+    trainer = fitting._trainer(prepared, LAYOUT, options, Recorder(), 5, torch.device("cpu"), 0)
     trainer.initialize()
     return trainer
 
@@ -255,6 +257,119 @@ def test_a_killed_training_ends_with_the_same_bits(cohort: Cases, tmp_path: Path
         results.append((root / "network.safetensors").read_bytes())
     assert [row[0] for row in recorders[1].rows] == [1]
     assert results[0] == results[1]
+
+
+def logits(folder: Path, case: TrainingCase, folds: int) -> Any:
+    predictor = predictor_of(folder, "cpu", mirroring=False, step_size=0.5, folds=folds)
+    boxes = box_channels(case.prompts, case.images.grid.shape, groups(STRUCTURES, per_structure=False))
+    channels = np.stack([*(np.asarray(case.images.raw(m), np.float32) for m in ("CT", "PET")), boxes[0]])
+    return predictor.logits(predictor.preprocess(channels, case.images.grid.spacing, 2)[0])
+
+
+@pytest.mark.usefixtures("own_environment")
+def test_folds_train_a_network_each_go_on_after_a_kill_and_predict_by_their_mean(
+    cohort: Cases, tmp_path: Path, prepared: Path
+) -> None:
+    class Folds(Recorder):
+        def ready(self) -> None:
+            assert len(self.rows) in (0, 2), "before each fold"
+
+    class Interrupting(Folds):
+        def epoch(self, epoch: int, *values: float, **extra: float) -> None:
+            if epoch == 3:
+                raise KeyboardInterrupt
+            super().epoch(epoch, *values, **extra)
+
+    options = NnunetBoxOptions.model_validate(SMALL | {"folds": 2})
+    assert options.planned_epochs() == 4
+    names = [case.case for case in cohort]
+    results: list[dict[str, bytes]] = []
+    for name, recorders in (("whole", [Folds()]), ("cut", [Interrupting(), Folds()])):
+        root = copied(prepared, tmp_path / name)
+        splits = root / "nnunet" / "preprocessed" / DATASET / "splits_final.json"
+        write_splits(splits, names[:3], names[3:], 2)
+        folds = json.loads(splits.read_text())
+        assert sorted(folds[0]["val"] + folds[1]["val"]) == names and sorted(folds[0]["train"]) == folds[1]["val"]
+        for recorder in recorders:
+            with suppress(KeyboardInterrupt):
+                facts = fitting.fit(
+                    root, LAYOUT, cohort[:3], cohort[3:], options, recorder, seed=3, device="cpu", cores=1
+                )
+        assert json.loads((root / "model.json").read_text())
+        results.append({path.name: path.read_bytes() for path in root.glob("*.safetensors")})
+    assert [[(row[0], row[3]["fold"]) for row in r.rows] for r in recorders] == [[(0, 0), (1, 0), (2, 1)], [(3, 1)]]
+    assert set(results[0]) == {"network.0.safetensors", "network.1.safetensors"}
+    assert results[0] == results[1]
+    assert results[0]["network.0.safetensors"] != results[0]["network.1.safetensors"]
+    assert facts["best_epochs"] == [1, 1] and "best_epoch" not in facts
+    apart = []
+    for fold in range(2):
+        folder = tmp_path / f"only{fold}"
+        folder.mkdir()
+        shutil.copy(root / f"network.{fold}.safetensors", folder / "network.safetensors")
+        shutil.copy(root / "model.json", folder)
+        apart.append(logits(folder, cohort[0], 1))
+    np.testing.assert_allclose(logits(root, cohort[0], 2), (apart[0] + apart[1]) / 2, rtol=1e-3, atol=1e-3)
+    assert np.abs(apart[0] - apart[1]).max() > 0.01
+
+
+@pytest.fixture
+def inherited_environment() -> Iterator[None]:
+    """What a fit sets in the environment, for processes that it starts too, ends with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.usefixtures("inherited_environment")
+def test_two_processes_train_one_network_and_go_on_after_a_stop(cohort: Cases, tmp_path: Path, prepared: Path) -> None:
+    class Interrupting(Recorder):
+        def epoch(self, epoch: int, *values: float, **extra: float) -> None:
+            if epoch == 1:
+                raise BenchError("stopped")
+            super().epoch(epoch, *values, **extra)
+
+    def fit(root: Path, recorder: Recorder, processes: int) -> dict[str, Any]:
+        return fitting.fit(
+            root, LAYOUT, cohort[:3], cohort[3:], OPTIONS, recorder, seed=3, device="cpu", cores=1, processes=processes
+        )
+
+    results, rows = [], []
+    for name, recorders in (("whole", [Recorder()]), ("cut", [Interrupting(), Recorder()])):
+        root = copied(prepared, tmp_path / name)
+        for recorder in recorders:
+            with suppress(BenchError):
+                assert fit(root, recorder, 2)["best_epoch"] == 1
+        results.append((root / "network.safetensors").read_bytes())
+        rows.append([row for recorder in recorders for row in recorder.rows])
+    assert [row[0] for row in rows[0]] == [0, 1], "one row an epoch"
+    assert rows[0] == rows[1] and results[0] == results[1]
+    assert np.isfinite(logits(root, cohort[0], 1)).all()
+    root = copied(prepared, tmp_path / "many")
+    with pytest.raises(BenchError, match=r"a batch of \d+ patches, which 99 GPUs cannot divide"):
+        fit(root, Recorder(), 99)
+
+
+def test_each_rank_draws_patches_of_its_own_and_the_first_those_of_a_training_without_others(prepared: Path) -> None:
+    drawn = []
+    for rank in (None, 0, 1):
+        trainer = trainer_on(prepared)
+        if rank is not None:
+            trainer.local_rank = rank
+        training, _ = trainer.get_dataloaders()
+        trainer.on_epoch_start()
+        drawn.append(next(training)["data"])
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_more_folds_than_patients_are_refused_before_any_work() -> None:
+    options = NnunetBoxOptions.model_validate({"folds": 5})
+    facts = CohortFacts(("CT",), STRUCTURES, {"train": 3, "validation": 1, "test": 9})
+    assert NnunetBox.skip(options, facts) == "5 folds cannot be made of 4 patients (training and validation together)"
+    assert NnunetBox.skip(options.model_copy(update={"folds": 4}), facts) is None
+    with pytest.raises(ValueError, match="folds"):
+        NnunetBoxOptions.model_validate({"folds": 0})
 
 
 @pytest.mark.usefixtures("own_environment")

@@ -125,6 +125,60 @@ def test_two_gpus_take_an_arm_each(execute: Execute, with_plugins: Path) -> None
     ]
 
 
+def test_gpus_are_dealt_out_in_groups_that_train_together(execute: Execute, with_plugins: Path) -> None:
+    methods = {name: {"method": "sleeper"} for name in ("a", "b", "c")}
+    for gpus, expected in (([3, 5, 6, 7], {"3,5", "6,7"}), ([4, 2], {"4,2"})):
+        engine = {"gpus": gpus, "gpus-per-fit": 2}
+        outcome, run = execute([*methods], folder=f"on{len(gpus)}", methods=methods, engine=engine)
+        assert outcome.exit_code == 0
+        assert {(run.store.arm_folder(f"{n}.ct-only") / "log.txt").read_text().split()[-1] for n in "abc"} == expected
+
+
+def test_two_processes_train_one_arm_and_one_that_is_killed_ends_both(execute: Execute, random_weights: Path) -> None:
+    options = {"weights": str(random_weights), "image-size": 32, "backend": "torch", "train": "decoder", "epochs": 2}
+    arm = "litemedsam-fine-tuned"
+    study: dict[str, Any] = {
+        "methods": {arm: options | {"fusions": ["ct-only"]}}, "engine": {"gpus-per-fit": 2}, "device": "cpu",
+    }  # fmt: skip
+
+    def killed(which: str) -> str:
+        """What is said of a run in which the second rank, or the first with all that the arm does, was killed."""
+        ranks = list[psutil.Process]()
+
+        def kill() -> None:
+            deadline = time.monotonic() + 60
+            while not ranks and time.monotonic() < deadline:
+                for process in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):
+                        if "spawn_main" in " ".join(process.cmdline()) and process.cpu_times().user > 1:
+                            ranks.append(process)
+                            (process if which == "second" else process.parent()).kill()  # type: ignore[union-attr]
+                time.sleep(0.1)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        outcome, _ = execute([arm], **study)
+        thread.join()
+        assert outcome.exit_code == 3
+        for rank in ranks:
+            with suppress(psutil.NoSuchProcess):
+                assert rank.status() == psutil.STATUS_ZOMBIE, "it outlived the others"
+        return str(outcome.failures[0]["message"])
+
+    assert "rank 1 of 2 of the fit was killed by signal 9" in killed("second")
+    assert "the arm's process was killed by SIGKILL" in killed("first")
+    outcome, run = execute([arm], **study)
+    assert outcome.exit_code == 0
+    folder = run.store.arm_folder(f"{arm}.ct-only")
+    epochs = pd.read_csv(folder / "fit" / "epochs.csv")
+    assert epochs["epoch"].tolist() == [0, 1] and set(epochs["device"].str[:4]) == {"2 x "}
+    record = json.loads((run.folder / "steps" / "fit" / f"{arm}.ct-only.json").read_text())
+    assert record["origin"]["device_name"].startswith("2 x "), record
+    assert not json.loads((folder / "load.json").read_text())["origin"]["device_name"].startswith("2 x ")
+    again, _ = execute([arm], **(study | {"engine": {}}))
+    assert not any(again.computed.values()), "a result does not depend on the number of devices by its key"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -134,6 +188,11 @@ def test_two_gpus_take_an_arm_each(execute: Execute, with_plugins: Path) -> None
         ({"kind": "dask", "cluster": "slurm", "walltime": "an hour"}, "walltime"),
         ({"kind": "dask", "cluster": "slurm"}, "needs the 'walltime'"),
         ({"kind": "dask", "cluster": "pbs", "walltime": "1:00:00", "gpus-per-job": 1}, "how pbs gives a job its GPUs"),
+        ({"gpus": [1, 1]}, "comes twice"),
+        ({"gpus": [0, 1, 2], "gpus-per-fit": 2}, "cannot be dealt out in groups of 2"),
+        ({"gpus": [0], "gpus-per-fit": 2}, "cannot be dealt out in groups of 2"),
+        ({"gpus-per-fit": 0}, "gpus-per-fit"),
+        ({"kind": "dask", "address": "tcp://a:1", "gpus-per-job": 1, "gpus-per-fit": 2}, "has not the 2 of a fit"),
     ],
 )
 def test_an_engine_that_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:

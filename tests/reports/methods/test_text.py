@@ -199,6 +199,14 @@ def test_nnunet_is_told_with_its_schedule_and_its_box_channel_and_methods_of_oth
     )
 
 
+def test_an_ensemble_of_folds_is_told_and_one_network_too(text_of: TextOf) -> None:
+    writer = RunWriter(plans=(Plan("nnunet", "multimodal", 0.7, prompted=False, trains=True),))
+    alone, ensemble = "without an ensemble of folds", "for 2 networks that predict by the mean of their logits"
+    for folds, told, never in ((1, alone, ensemble), (2, ensemble, alone)):
+        _arm(writer, "nnunet.multimodal")["options"] = {**_NNUNET, "folds": folds}
+        says(_plain(text_of(writer)), told, never=[never])
+
+
 def test_limitations_name_what_the_reader_must_not_conclude(text_of: TextOf) -> None:
     writer = RunWriter()
     writer.fail("litemedsam-zero-shot.ct-only", writer.cases[:2], "crashed")
