@@ -60,12 +60,14 @@ def export(
     held_out = [case.case for case in validation] or [case.case for case in training]
     folds = [([case.case for case in training], held_out)]
     if options.folds > 1:
-        divided = generate_crossval_split(
-            sorted(case.case for case in (*training, *validation)), n_splits=options.folds
-        )
-        folds = [(part["train"], part["val"]) for part in divided]
+        folds = divided([case.case for case in (*training, *validation)], options.folds)
     write_splits(folder / "splits_final.json", *folds)
     return voxels
+
+
+def divided(cases: Sequence[str], folds: int) -> list[tuple[list[str], list[str]]]:
+    """Training and validation cases of each fold, as nnU-Net divides them."""
+    return [(part["train"], part["val"]) for part in generate_crossval_split(sorted(cases), n_splits=folds)]
 
 
 def fit(
