@@ -27,7 +27,7 @@ HIDDEN = "<private>"
 
 #: Files that stay with whoever has the patients, as patterns of their path in the run folder ("*" crosses folders).
 PRIVATE = (
-    "private/*", "cases/*", "references/*", "arms/*/predictions/*", "arms/*/fit/*", "arms/*/fit.work/*",
+    "private/*", "jobs/*", "cases/*", "references/*", "arms/*/predictions/*", "arms/*/fit/*", "arms/*/fit.work/*",
     "arms/*/log.txt", ".lock", "*/.lock", "*.lock", "*/.part-*", ".part-*", "*/.old-*",
 )  # fmt: skip
 #: Exceptions: losses of a training, which the report draws.

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from gtvbench.bench.core.errors import BenchError, StudyError
@@ -35,18 +36,19 @@ _CLUSTERS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", 
 
 
 class DaskEngine:
-    """Gives jobs to a cluster, which it reaches, or starts, when there is the first one."""
+    """Gives jobs to a cluster, which it reaches, or starts, when there is the first one; batch jobs log to `logs`."""
 
-    def __init__(self, options: EngineOptions) -> None:
-        self.options = options
+    def __init__(self, options: EngineOptions, logs: Path) -> None:
+        self.options, self.logs = options, logs
         self.parts = 4 * options.jobs if options.cluster is not None else 16
         self._held = ExitStack()
         self._client: Any = None
+        self._cluster: Any = None
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._held.close()
-        self._client = None
+        self._client = self._cluster = None
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`. Raises StudyError where the cluster cannot be reached, or is lost; a job that it gives up is
@@ -54,7 +56,7 @@ class DaskEngine:
         if not jobs:
             return
         if self._client is None:
-            self._client = self._held.enter_context(_client(self.options))
+            self._client, self._cluster = self._held.enter_context(_client(self.options, self.logs))
         client = self._client
         told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
         topic = f"gtvbench-{uuid.uuid4().hex}"
@@ -69,6 +71,7 @@ class DaskEngine:
         seen: dict[str, set[str]] = {name: set() for name in under_way}
         try:
             while under_way:
+                _require_submitted(self._cluster, self.options)
                 with suppress(queue.Empty):
                     name, event = told.get(timeout=_TICK_S)
                     if name in under_way and repr(event) not in seen[name]:
@@ -83,6 +86,18 @@ class DaskEngine:
         finally:
             client.unsubscribe_topic(topic)
             client.cancel(list(under_way.values()))
+
+
+def _require_submitted(cluster: Any, options: EngineOptions) -> None:
+    """Raise StudyError where the batch system took a job not: Dask would try for ever."""
+    refused = [job for job in cluster.workers.values() if job.job_id is None] if cluster is not None else []
+    if refused:
+        for job in refused:
+            job.status = type(job.status).closed  # or the cluster would not close
+        raise StudyError(
+            f"the batch system ({options.cluster}) refused a job; what it said stands above",
+            remedy="correct 'queue', 'directives', 'memory', 'cores' or 'walltime' of 'engine', then run again",
+        )
 
 
 def _result(name: str, job: Any) -> list[Event]:
@@ -127,8 +142,8 @@ def _own_threads() -> None:
 
 
 @contextmanager
-def _client(options: EngineOptions) -> Iterator[Any]:
-    """A client of the cluster that the study names; one that is started here ends with the run."""
+def _client(options: EngineOptions, logs: Path) -> Iterator[tuple[Any, Any]]:
+    """A client of the cluster that the study names, and the cluster where it is started here, and ends here."""
     try:
         import dask
         from distributed import Client
@@ -143,14 +158,14 @@ def _client(options: EngineOptions) -> Iterator[Any]:
                     f"no Dask scheduler answers at {options.address}", remedy="start it, or correct 'engine: address'"
                 ) from error
             with client:
-                yield client
+                yield client, None
             return
-        with _cluster(options) as cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            yield client
+        with _cluster(options, logs) as cluster, Client(cluster, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            yield client, cluster
 
 
 @contextmanager
-def _cluster(options: EngineOptions) -> Iterator[Any]:
+def _cluster(options: EngineOptions, logs: Path) -> Iterator[Any]:
     try:
         import dask_jobqueue
     except ImportError as error:
@@ -173,6 +188,7 @@ def _cluster(options: EngineOptions) -> Iterator[Any]:
         worker_extra_args=extra,
         job_script_prologue=[f"export {name}={options.cores}" for name in _THREADS],
         walltime=_written(options.walltime, options.cluster),
+        log_directory=str(logs.resolve()),
     )
     try:
         cluster.adapt(minimum_jobs=0, maximum_jobs=options.jobs)

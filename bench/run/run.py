@@ -66,7 +66,7 @@ class Run:
         privacy = Privacy(planned.source, planned.used, study, base)
         store = Store(folder)
         lock = store.open(study.study)
-        engine = _engine(study, lock)
+        engine = _engine(study, folder, lock)
         try:
             write_private(folder, study, base)
             write_atomically(folder / "study.yaml", shareable_study(study, base))
@@ -92,11 +92,11 @@ class Run:
         return Outcome(code, page, dict(journal.computed), journal.failures, bad, ready)
 
 
-def _engine(study: Study, lock: int) -> Engine:
+def _engine(study: Study, folder: Path, lock: int) -> Engine:
     if study.engine.kind == "dask":
         from gtvbench.bench.processes.dask_engine import DaskEngine
 
-        return DaskEngine(study.engine)
+        return DaskEngine(study.engine, folder / "jobs")
     return LocalEngine(lock, tuple(study.engine.gpus), study.engine.gpus_per_fit)
 
 

@@ -58,7 +58,7 @@ def through_dask(jobs: int) -> float:
 
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
     with LocalCluster(**options) as cluster:  # type: ignore[no-untyped-call]
-        engine = DaskEngine(EngineOptions(kind="dask", address=cluster.scheduler_address))
+        engine = DaskEngine(EngineOptions(kind="dask", address=cluster.scheduler_address), Path("jobs"))
         taken = []
         for turn in range(6):
             start = time.perf_counter()

@@ -206,6 +206,17 @@ def test_a_scheduler_that_does_not_answer_is_named(execute: Execute, monkeypatch
         execute(["box-fill"], engine={"kind": "dask", "address": "tcp://127.0.0.1:9"})
 
 
+def test_a_batch_system_that_refuses_a_job_ends_the_run(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = tmp_path / "sbatch"
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nowhere' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(StudyError, match=r"\(slurm\) refused a job"):
+        execute(["box-fill"], engine={"kind": "dask", "cluster": "slurm", "queue": "nowhere", "walltime": "1:00:00"})
+
+
 def test_walltimes_are_written_as_each_system_wants_them() -> None:
     assert [_written("1-02:03:04", name) for name in ("slurm", "pbs", "lsf")] == ["26:03:04", "26:03:04", "26:03"]
     assert [seconds_of(text) for text in ("00:01:00", "2:30:05", "1-00:00:00")] == [60, 9005, 86400]
