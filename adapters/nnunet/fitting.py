@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,17 @@ def export(
     held_out = [case.case for case in validation] or [case.case for case in training]
     folds = [([case.case for case in training], held_out)]
     if options.folds > 1:
-        folds = divided([case.case for case in (*training, *validation)], options.folds)
+        folds = divided({case.case: case.images.meta["patient"] for case in (*training, *validation)}, options.folds)
     write_splits(folder / "splits_final.json", *folds)
     return voxels
 
 
-def divided(cases: Sequence[str], folds: int) -> list[tuple[list[str], list[str]]]:
-    """Training and validation cases of each fold, as nnU-Net divides them."""
-    return [(part["train"], part["val"]) for part in generate_crossval_split(sorted(cases), n_splits=folds)]
+def divided(patients: Mapping[str, str], folds: int) -> list[tuple[list[str], list[str]]]:
+    """Training and validation cases of each fold, as nnU-Net divides them, but by patient. `patients` is by case."""
+    return [
+        ([c for c in patients if patients[c] in part["train"]], [c for c in patients if patients[c] in part["val"]])
+        for part in generate_crossval_split(sorted(set(patients.values())), n_splits=folds)
+    ]
 
 
 def fit(
@@ -90,6 +93,33 @@ def fit(
     """
     require_devices(processes, device)
     work = root / "nnunet"
+    # Outside of `work`: a kill while that is removed repeats nothing.
+    kept = [root / f"fold-{fold}.json" for fold in range(options.folds)]
+    if not all(path.exists() for path in kept):
+        _train(root, work, kept, layout, training, validation, options, recorder, seed, device, cores, processes)
+    facts: list[dict[str, Any]] = [json.loads(path.read_text()) for path in kept]
+    shutil.rmtree(work, ignore_errors=True)
+    for path in kept:
+        path.unlink()
+    best = [of_fold.pop("best_epoch") for of_fold in facts]
+    return facts[0] | ({"best_epoch": best[0]} if options.folds == 1 else {"best_epochs": best})
+
+
+def _train(
+    root: Path,
+    work: Path,
+    kept: Sequence[Path],
+    layout: Layout,
+    training: Sequence[TrainingCase],
+    validation: Sequence[TrainingCase],
+    options: NnunetOptions,
+    recorder: Recorder,
+    seed: int,
+    device: str,
+    cores: int,
+    processes: int,
+) -> None:
+    """Train every fold that has not left its facts in `kept`."""
     voxels = export(work, layout, training, validation, options)
     batch = plan(work, options, cores, voxels)["configurations"][options.configuration]["batch_size"]
     if batch < processes:
@@ -98,17 +128,11 @@ def fit(
             remedy="lower 'engine: gpus-per-fit', or set 'batch-size'",
         )
     preprocess(work, options.configuration, cores, voxels)
-    facts: list[dict[str, Any]] = []
-    for fold in range(options.folds):
-        kept = work / f"fold-{fold}.json"
-        if not kept.exists():
+    for fold, path in enumerate(kept):
+        if not path.exists():
             own = seed if fold == 0 else seed_from(seed, "fold", fold)
             found = together(processes, device, _fold, root, layout, options, fold, own, recorder=recorder)
-            write_atomically(kept, json.dumps(found))
-        facts.append(json.loads(kept.read_text()))
-    shutil.rmtree(work)
-    best = [of_fold.pop("best_epoch") for of_fold in facts]
-    return facts[0] | ({"best_epoch": best[0]} if options.folds == 1 else {"best_epochs": best})
+            write_atomically(path, json.dumps(found))
 
 
 def _fold(

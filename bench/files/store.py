@@ -13,9 +13,11 @@ import fcntl
 import json
 import logging
 import os
+import random
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,13 +104,21 @@ def refuse_in_use(folder: Path) -> None:
 
 
 @contextmanager
-def held(lock: Path, what: str) -> Iterator[int]:
-    """Hold a lock, waiting for whoever has it; yields its descriptor, for processes to inherit. `what` it is of."""
+def held(
+    lock: Path, what: str, stopped: Callable[[], bool] = lambda: False, shared_by: str | None = None
+) -> Iterator[int]:
+    """Hold a lock, waiting for whoever has it; yields its descriptor, for processes to inherit.
+
+    `what` it is of. Raises StoreError where `stopped` comes true meanwhile. With `shared_by` (a run's ID) the lock is
+    held together with others of that run, and nobody else.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         told = False
-        while not _locked(descriptor, 1.0):
+        while not (_locked(descriptor, 1.0) if shared_by is None else _share(descriptor, shared_by)):
+            if stopped():
+                raise StoreError(f"stopped while waiting for a job that works on {what}", file=lock)
             if not told:
                 _log.warning("waiting for a job that works on %s already", what)
                 told = True
@@ -146,6 +156,9 @@ class Store:
                 remedy="wait for it to end, or choose another folder with --out",
             )
         self._lock = descriptor
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, uuid.uuid4().hex.encode(), 0)
+        os.fsync(descriptor)
         self._sweep()
         identity = self.folder / "run.json"
         if identity.exists():
@@ -168,12 +181,29 @@ class Store:
             write_atomically(identity, json.dumps({"study": study, "schema": SCHEMA}) + "\n")
         return descriptor
 
+    @property
+    def run_id(self) -> str:
+        """ID of the run that has, or had, the folder last."""
+        return (self.folder / ".lock").read_text()
+
+    def require_run(self, run_id: str) -> None:
+        """Raise StoreError where another run has taken over: a job that its own run left behind must begin nothing."""
+        if self.run_id != run_id:
+            raise StoreError("another 'bench run' has taken over the run folder since this job was made")
+
+    def settle(self) -> None:
+        """Wait until no job of an earlier run is at work on a case; a later one of it finds that the run is another."""
+        for lock in self.folder.glob("locks/*.lock"):
+            if _is_held(lock):
+                with held(lock, lock.stem):
+                    pass
+
     def _sweep(self) -> None:
         """Remove what a killed run left half-written; but for jobs of a cluster, nobody writes here under the lock."""
         busy = [lock.parent for lock in self.folder.glob("arms/*/.lock") if _is_held(lock)]
-        busy += [lock.parents[1] for lock in self.folder.glob("arms/*/fold*/.lock") if _is_held(lock)]
         if any(_is_held(lock) for lock in self.folder.glob("locks/*.lock")):
-            busy += [self.folder / name for name in ("cases", "references", "prompts", "pictures", "steps")]
+            busy += [self.folder / name for name in ("cases", "references", "prompts", "pictures")]
+        busy += [self.folder / "steps"] if busy else []
         for path in [p for p in self.folder.rglob(".*") if p.name.startswith((".part-", ".old-"))]:
             if any(path.is_relative_to(folder) for folder in busy):
                 continue  # of a job that a lost run left behind, and that is still at work
@@ -258,6 +288,14 @@ class Store:
             time.sleep(0.2)
         return found
 
+    def made(self, step: str) -> dict[str, Any]:
+        """The record of a step, of whatever key; empty where there is none."""
+        try:
+            found: dict[str, Any] = json.loads(self._record_path(step).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
     def forget(self, step: str) -> None:
         """Remove a step's record before its outputs are made anew."""
         self._record_path(step).unlink(missing_ok=True)
@@ -296,6 +334,21 @@ def _locked(descriptor: int, patience_s: float) -> bool:
             time.sleep(0.1)
         else:
             return True
+
+
+def _share(descriptor: int, run_id: str) -> bool:
+    """Hold a lock together with others of a run; False where somebody else has it. The file says whose it is."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if os.pread(descriptor, 100, 0).decode() == run_id:
+            return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it: it becomes this run's
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, run_id.encode(), 0)
+    except BlockingIOError:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(random.uniform(0.1, 1.0))  # two that begin together would stand in each other's way for ever
+    return False
 
 
 def _is_held(lock: Path) -> bool:

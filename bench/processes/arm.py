@@ -56,6 +56,7 @@ class ArmJob:
     modalities: tuple[str, ...]
     device: str
     gpus_per_fit: int
+    run_id: str
     fold: int = 0
 
     @property
@@ -76,11 +77,12 @@ class Item:
 
 @dataclass(frozen=True)
 class FitTask:
-    """A training: content key of the step, and the cases of each subset with their prompts' digest (None: unseen)."""
+    """A training: content key of the step, and for each subset its cases with the digests of images, reference and
+    prompts (None: unseen)."""
 
     key: str
-    training: tuple[tuple[str, str | None], ...]
-    validation: tuple[tuple[str, str | None], ...]
+    training: tuple[tuple[str, str, str, str | None], ...]
+    validation: tuple[tuple[str, str, str, str | None], ...]
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,7 @@ class _Fitting:
             work.mkdir(parents=True)
             write_atomically(marker, task.key)
         training, validation = (
-            [_training_case(store, case, digest) for case, digest in cases]
-            for cases in (task.training, task.validation)
+            [_training_case(store, *case) for case in cases] for cases in (task.training, task.validation)
         )
         devices = self.adapter.context.processes
         where = origin(self.device, devices)
@@ -267,8 +268,18 @@ def _images(store: Store, case: str) -> Images:
     return Images(case, store.case_folder(case))
 
 
-def _training_case(store: Store, case: str, digest: str | None) -> TrainingCase:
-    return TrainingCase(_images(store, case), store.reference(case), stored_prompts(store, case, digest))
+def _training_case(store: Store, case: str, images: str, reference: str, prompts: str | None) -> TrainingCase:
+    found = _images(store, case)
+    require_reference(store, case, reference)
+    if found.meta["digest"] != images:
+        raise DigestError("the prepared images are not those that the run planned with", case=case, remedy="run again")
+    return TrainingCase(found, store.reference(case), stored_prompts(store, case, prompts))
+
+
+def require_reference(store: Store, case: str, digest: str) -> None:
+    """Raise DigestError where a case was prepared anew since the run was planned, with another reference."""
+    if store.made(f"prepare/{case}").get("reference_digest") != digest:
+        raise DigestError("the reference is not the one that the run planned with", case=case, remedy="run again")
 
 
 def _prompts(store: Store, arm: ArmJob, item: Item) -> Prompts:

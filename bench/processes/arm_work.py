@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 
 from gtvbench.bench.core.events import CaseDone, Event, Failed, FitDone, PhaseDone
@@ -62,11 +62,17 @@ class ArmWork:
         or dies while it is loaded fails with all its cases. The arm's lock is held meanwhile, and inherited: a job that
         another run left behind is waited for.
         """
-        store = Store(self.arm.run)
-        with held(store.arm_lock(self.arm.unit), self.arm.unit) as own:
+        store, arm = Store(self.arm.run), self.arm
+        with ExitStack() as stack:
+            locks = [] if lock is None else [lock]
+            # Folds of one run work on their arm together; nobody else does meanwhile.
+            shared_by = arm.run_id if arm.fold else None
+            locks.append(stack.enter_context(held(store.arm_lock(arm.name), arm.name, stopped, shared_by)))
+            if arm.fold:
+                locks.append(stack.enter_context(held(store.arm_lock(arm.unit), arm.unit, stopped)))
+            store.require_run(arm.run_id)
             left, done = _left(self, store)
             yield from done
-            locks = [own, *([] if lock is None else [lock])]
             if left.items:
                 yield from _compute(left, locks, environment, stopped)
             if left.scoring is not None:
@@ -131,9 +137,10 @@ def _score(
 ) -> Generator[Event]:
     """Score what is predicted. Where that raises, the run does it again and tells; what dies must not take it along."""
     store = Store(work.arm.run)
+    there = [i for i in work.to_score if store.record(f"predict/{work.arm.name}/{i.case}", i.key) is not None]
     crew = Crew(scoring, "process that scored", work.crew, locks, stopped)
-    size = sum(store.reference(item.case).stat().st_size for item in work.to_score) if alone else None
-    with closing(crew.results(work.to_score, size)) as results:
+    size = sum(store.reference(item.case).stat().st_size for item in there) if alone else None
+    with closing(crew.results(there, size)) as results:
         for item, found in results:
             if isinstance(found, Done):
                 yield found.value

@@ -6,6 +6,7 @@ tasks are done by the calling process itself, because another takes longer to st
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ SMALL_BYTES = 32 << 20
 FIRST_GUESS_BYTES = 3 << 30
 #: Share of the available memory that `auto` takes, and what the measured peak is multiplied by.
 _SHARE, _SPARE = 0.8, 1.2
+#: Each crew counts on all cores and on the memory that is free.
+_AT_WORK = threading.Lock()
 
 
 @dataclass
@@ -57,7 +60,16 @@ class Crew:
         yield from self.side_by_side(tasks)
 
     def side_by_side(self, tasks: Sequence[Any]) -> Generator[tuple[Any, Done | Failure]]:
-        """As `results`, in worker processes whatever the tasks are."""
+        """As `results`, in worker processes whatever the tasks are; one crew of this process at a time."""
+        while not _AT_WORK.acquire(timeout=0.5):
+            if self.stopped():
+                return
+        try:
+            yield from self._all(tasks)
+        finally:
+            _AT_WORK.release()
+
+    def _all(self, tasks: Sequence[Any]) -> Generator[tuple[Any, Done | Failure]]:
         self._cores = min(provenance.usable_cores(), len(tasks))
         self._budget = self._memory()
         planned = self._cores if self.options.workers == "auto" else self.options.workers

@@ -29,6 +29,7 @@ _LOST_WORKERS = 100
 #: Seconds that a worker ends before its walltime, so that the scheduler hears of it.
 _BEFORE_WALLTIME_S = 60
 _TICK_S = 0.5
+_REFUSALS = 10
 #: Seconds in which a scheduler must answer.
 PATIENCE_S = 30.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -44,6 +45,8 @@ class DaskEngine:
         self._held = ExitStack()
         self._client: Any = None
         self._cluster: Any = None
+        #: How many jobs the batch system may refuse before that is an error; a few, once it has taken one.
+        self._patience = 0
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
@@ -71,7 +74,7 @@ class DaskEngine:
         seen: dict[str, set[str]] = {name: set() for name in under_way}
         try:
             while under_way:
-                _require_submitted(self._cluster, self.options)
+                self._look_at_submissions()
                 with suppress(queue.Empty):
                     name, event = told.get(timeout=_TICK_S)
                     if name in under_way and repr(event) not in seen[name]:
@@ -87,17 +90,25 @@ class DaskEngine:
             client.unsubscribe_topic(topic)
             client.cancel(list(under_way.values()))
 
-
-def _require_submitted(cluster: Any, options: EngineOptions) -> None:
-    """Raise StudyError where the batch system took a job not: Dask would try for ever."""
-    refused = [job for job in cluster.workers.values() if job.job_id is None] if cluster is not None else []
-    if refused:
-        for job in refused:
+    def _look_at_submissions(self) -> None:
+        """Submit anew what the batch system refused; raise StudyError where it took no job yet, or refuses again and
+        again. Dask itself would wait for such a job for ever."""
+        if self._cluster is None:
+            return
+        workers = list(self._cluster.workers.items())
+        if any(job.job_id is not None for _, job in workers):
+            self._patience = _REFUSALS
+        for name, job in workers:
+            if job.job_id is not None or name not in self._cluster.worker_spec:
+                continue
             job.status = type(job.status).closed  # or the cluster would not close
-        raise StudyError(
-            f"the batch system ({options.cluster}) refused a job; what it said stands above",
-            remedy="correct 'queue', 'directives', 'memory', 'cores' or 'walltime' of 'engine', then run again",
-        )
+            self._patience -= 1
+            if self._patience < 0:
+                raise StudyError(
+                    f"the batch system ({self.options.cluster}) refused a job; what it said stands above",
+                    remedy="correct 'queue', 'directives', 'memory', 'cores' or 'walltime' of 'engine', then run again",
+                )
+            self._cluster.loop.add_callback(self._cluster.worker_spec.pop, name, None)
 
 
 def _result(name: str, job: Any) -> list[Event]:
@@ -189,6 +200,7 @@ def _cluster(options: EngineOptions, logs: Path) -> Iterator[Any]:
         job_script_prologue=[f"export {name}={options.cores}" for name in _THREADS],
         walltime=_written(options.walltime, options.cluster),
         log_directory=str(logs.resolve()),
+        scheduler_options={"dashboard_address": ":0"},  # any free port: a second run is no clash
     )
     try:
         cluster.adapt(minimum_jobs=0, maximum_jobs=options.jobs)

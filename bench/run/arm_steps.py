@@ -74,6 +74,8 @@ class _State:
     predicted: set[str] = field(default_factory=set)
     #: Cases whose scoring died, and how.
     unscored: dict[str, str] = field(default_factory=dict)
+    #: Cases whose contours must not be tried again.
+    undrawn: set[str] = field(default_factory=set)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     record: dict[str, Any] = field(default_factory=dict)
 
@@ -105,6 +107,9 @@ class _State:
             self.record = tables.arm_record(ready.store, arm, [], "skipped", arm.skip)
             return
         rows: list[Row] = []
+        for unit in self.units:
+            if unit.trained and unit.work.fit is not None:
+                ready.store.awaited(f"fit/{unit.work.arm.unit}", unit.work.fit.key)
         records, folds = {}, {item.case: work.arm.fold for work in self.works for item in work.items}
         for item in sorted((item for work in self.works for item in work.items), key=lambda item: item.case):
             record = ready.predicted(arm.name, item)
@@ -113,7 +118,7 @@ class _State:
             if record is not None:
                 records[item.case] = record
             status = self.status.get(item.case, "missing_output")
-            scored = self.scores.rows(arm, self.scoring, item, record, status)
+            scored = self.scores.rows(arm, self.scoring, item, record, status, draw=item.case not in self.undrawn)
             rows += [row | {"fold": folds[item.case]} for row in scored]
         self.table = tables.score_table(rows)
         tables.write_timing(ready.store, arm.name, self.works, records)
@@ -131,6 +136,7 @@ class _Unit:
     bar: Bar | None = None
     shown: ExitStack = field(default_factory=ExitStack)
     done: bool = False
+    trained: bool = False
 
     @property
     def title(self) -> str:
@@ -152,6 +158,7 @@ class _Unit:
                 self.bar.advance(f"epoch {number + 1}, training loss {train:.4f}, validation loss {validation:.4f}")
             case FitDone():
                 scores.journal.computed["fit"] += 1
+                self.trained = True
             case CaseDone(case):
                 scores.journal.computed["predict"] += 1
                 self.state.predicted.add(case)
@@ -163,13 +170,25 @@ class _Unit:
             case Failed(step, case, how, message):
                 LOGGER.error("%s failed (%s): %s", f"{self.title}, {case}" if case else self.title, how, message)
                 if step == "score":
-                    self.state.unscored[str(case)] = message
+                    self._unscored(str(case), message)
                     return
-                scores.journal.failed(event)
+                told = f"fold {self.work.arm.fold}: {message}" if self.work.arm.fold and not case else message
+                scores.journal.failed(replace(event, arm=self.work.arm.name, message=told))
                 lost = [case] if case else [item.case for item in self.work.items if self._lacks(item)]
                 status.update(dict.fromkeys(lost, how))
             case PhaseDone():
                 tables.note_phase(scores.ready.store, self.work.arm.unit, event, scores.ready.identity(self.state.arm))
+
+    def _unscored(self, case: str, message: str) -> None:
+        """A scorer died: before the scores were there, or after that, over the contours."""
+        state, arm = self.state, self.work.arm.name
+        item = next(item for item in self.work.to_score if item.case == case)
+        record = state.scores.ready.predicted(arm, item)
+        if record is not None and state.scoring.is_scored(case, record):
+            state.undrawn.add(case)
+            state.scores.journal.failed(Failed("pictures", case, "no_pictures", message, arm=arm))
+        else:
+            state.unscored[case] = message
 
     def _lacks(self, item: Item) -> bool:
         known = item.case in self.state.status

@@ -50,6 +50,7 @@ class CaseWork:
     prompts: PromptOptions
     pictures: bool
     hide_faces: bool
+    run_id: str
 
     def open(self) -> _Cases:
         """Make ready; the source is opened at the first case that is not prepared."""
@@ -76,6 +77,7 @@ class _Cases:
         assert self.work.patients.run is not None
         store, case = Store(self.work.patients.run), task.entry.name
         with held(store.case_lock(case), case):  # a job that a lost run left behind on a cluster may be at work
+            store.require_run(self.work.run_id)
             return self._make(store, case, task, tell)
 
     def _make(self, store: Store, case: str, task: CaseTask, tell: object) -> CasePrepared:
@@ -137,7 +139,8 @@ def make_ready(
     """
     hide = study.report.faces == "hide" and not cohort.source.synthetic
     job = cohort.job("prepare", study, base.resolve(), store.folder.resolve())
-    work = CaseWork(job, study.prompts, study.report.pictures, hide)
+    store.settle()
+    work = CaseWork(job, study.prompts, study.report.pictures, hide, store.run_id)
     keys = {e.name: prepare_key(e.identity, cohort.modalities, cohort.structures) for e in cohort.used}
     found = {name: load_prepared(store, key, name) for name, key in keys.items()}
     tested = set(cohort.cases("test"))

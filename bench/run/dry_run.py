@@ -48,7 +48,7 @@ def plan_jobs(study: Study, base: Path, folder: Path, chosen: Sequence[str] | No
     arms = plan_arms(study, base, cohort.modalities, chosen, cohort.split)
     ready, missing = _as_it_lies(study, base, cohort, Store(folder))
     clocks = _clocks([folder, *sorted(folder.parent.glob("*/"))])
-    jobs = [Job("prepare", "", f"{missing} of {len(cohort.used)} patients", "this machine")] if missing else []
+    jobs = [Job("prepare", "", f"{missing} of {len(cohort.used)} patients", _place(study))] if missing else []
     for arm in arms:
         if arm.skip is not None:
             jobs.append(Job(arm.name, "", f"skipped: {arm.skip}", ""))
@@ -90,9 +90,7 @@ def _of_arm(study: Study, cohort: Cohort, arm: Arm, ready: Ready | None, clock: 
 
 
 def _of_unit(study: Study, arm: Arm, unit: str, cases: int, fit: bool, clock: _Clock | None) -> Iterator[Job]:
-    engine = study.engine
-    place = "Dask" if engine.kind == "dask" else f"GPUs {engine.gpus}" if engine.gpus else "this machine"
-    where = f"{place}, device {study.device}"
+    where = f"{_place(study)}, device {study.device}"
     if fit:
         epochs = arm.epochs
         seconds = clock.epoch * epochs if clock and clock.epoch and epochs else None
@@ -102,6 +100,11 @@ def _of_unit(study: Study, arm: Arm, unit: str, cases: int, fit: bool, clock: _C
     after = f"fit {unit}" if fit else "prepare"
     by = clock.by if clock and seconds else ""
     yield Job(f"predict {unit}", after, f"{cases} cases", where, seconds, by)
+
+
+def _place(study: Study) -> str:
+    engine = study.engine
+    return "Dask" if engine.kind == "dask" else f"GPUs {engine.gpus}" if engine.gpus else "this machine"
 
 
 def _clocks(folders: Sequence[Path]) -> dict[tuple[str, str], _Clock]:

@@ -57,15 +57,19 @@ class Ready:
         fit = self._fit_task(arm, fold) if arm.trains else None
         inputs = self._inputs(arm)
         items = tuple(self._item(arm, case, fold, fit, inputs(case)) for case in self.cohort.cases("test", fold))
-        limits = self.study.timing.case_timeout_s, self.study.engine.process_bytes
-        return ArmWork(self._job(arm, fold), fit, items, *limits)
+        timeout_s, memory = self.study.timing.case_timeout_s, self.study.engine.process_bytes
+        return ArmWork(self._job(arm, fold), fit, items, timeout_s=timeout_s, memory_bytes=memory)
 
     def _fit_task(self, arm: Arm, fold: int) -> FitTask:
         cases = {subset: self.cohort.cases(subset, fold) for subset in ("train", "validation")}
         data = {subset: [self._digests(arm, case) for case in names] for subset, names in cases.items()}
         key = step_key("fit", FIT_VERSION, arm=self._identity(arm), data=data, structures=self.study.structures)
         training, validation = (
-            tuple((case, self._prompts_digest(arm, case)) for case in names) for names in cases.values()
+            tuple(
+                (c, self.prepared[c].images_digest, self.prepared[c].reference_digest, self._prompts_digest(arm, c))
+                for c in names
+            )
+            for names in cases.values()
         )
         return FitTask(key, training, validation)
 
@@ -86,6 +90,7 @@ class Ready:
             modalities=tuple(self.cohort.modalities),
             device=self.study.device,
             gpus_per_fit=self.study.engine.gpus_per_fit,
+            run_id=self.store.run_id,
             fold=fold,
         )
 

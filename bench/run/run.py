@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,8 @@ class Run:
             tables.write_scores(store, scored)
             tables.write_json(privacy.arms(records), folder / "arms.json")
             tables.write_json(privacy.failures(journal.failures), folder / "failures.json")
-            tables.write_json(_provenance(ready, privacy, lost), folder / "provenance.json")
+            shared = study.engine.side_by_side and (journal.computed["fit"] or journal.computed["predict"])
+            tables.write_json(_provenance(ready, privacy, lost, bool(shared)), folder / "provenance.json")
             page = _report(arms, store, pictures, journal, self.display) if self.report else None
         finally:
             engine.close()
@@ -100,7 +102,8 @@ def _engine(study: Study, folder: Path, lock: int) -> Engine:
     return LocalEngine(lock, tuple(study.engine.gpus), study.engine.gpus_per_fit)
 
 
-def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> dict[str, Any]:
+def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]], shared: bool) -> dict[str, Any]:
+    """`shared`: whether arms could be computed side by side; what an earlier session did stays said."""
     study, cohort = ready.study, ready.cohort
     used = {name: prepared.meta for name, prepared in ready.prepared.items()}
     digests = {
@@ -111,7 +114,7 @@ def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> d
     return {
         **provenance.environment(),
         "seed": study.seed,
-        "side_by_side": study.engine.side_by_side,
+        "side_by_side": shared or _was_shared(ready.folder),
         "scoring": definition(study.tolerances()),
         "digests": digests,
         "synthetic": cohort.source.synthetic,
@@ -125,6 +128,13 @@ def _provenance(ready: Ready, privacy: Privacy, lost: dict[str, list[str]]) -> d
         "registration": {n: meta["registration"] for n, meta in used.items() if meta.get("registration")},
         "notes": gathered_notes(privacy.notes({name: meta["notes"] for name, meta in used.items()})),
     }
+
+
+def _was_shared(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "provenance.json").read_text())["side_by_side"])
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _report(

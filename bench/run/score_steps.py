@@ -20,7 +20,7 @@ from gtvbench.bench.core.scores import METRICS
 from gtvbench.bench.core.structures import Structure
 from gtvbench.bench.files import nifti
 from gtvbench.bench.files.store import Store, step_key, write_atomically
-from gtvbench.bench.processes.arm import Item, stored_prompts
+from gtvbench.bench.processes.arm import Item, require_reference, stored_prompts
 from gtvbench.bench.run.journal import Journal
 from gtvbench.bench.run.picture_steps import PictureSteps, contours_key, draw_contours
 from gtvbench.bench.run.plan import Ready
@@ -57,9 +57,7 @@ class Scoring:
         if record is None:
             return CaseScored(case, False, False)
         read = cache(lambda: self.prediction(case, record["sha256"]))
-        scored, drawn = not self._is_scored(case, record), not self._is_drawn(case, record)
-        if scored:
-            self.score(case, record, read)
+        scored, drawn = self.score(case, record, read), not self._is_drawn(case, record)
         if drawn:
             with suppress(Exception):  # they cost no score: the run tries again, and tells why the report lacks them
                 key = contours_key(self.pictures[case], record["sha256"], None)
@@ -69,7 +67,7 @@ class Scoring:
     def is_done(self, item: Item) -> bool:
         """Whether a prediction is there, scored and drawn."""
         record = self.store.record(f"predict/{self.arm}/{item.case}", item.key)
-        return record is not None and self._is_scored(item.case, record) and self._is_drawn(item.case, record)
+        return record is not None and self.is_scored(item.case, record) and self._is_drawn(item.case, record)
 
     @property
     def store(self) -> Store:
@@ -82,7 +80,7 @@ class Scoring:
 
     def score(self, case: str, record: Mapping[str, Any], read: Callable[[], Any]) -> bool:
         """Publish the rows of a prediction, if they are not there yet; return whether they were not."""
-        if self._is_scored(case, record):
+        if self.is_scored(case, record):
             return False
         step = f"score/{self.arm}/{case}"
         self.store.forget(step)
@@ -92,6 +90,7 @@ class Scoring:
 
     def rows(self, prediction: Any, case: str, status: str | None) -> list[Row]:
         """Rows of one case; without a prediction (None) it is scored as missing, with its `status`."""
+        require_reference(self.store, case, self.references[case])
         reference = np.load(self.store.reference(case), mmap_mode="r")
         prompts = stored_prompts(self.store, case, self.prompts[case])
         grid = Images(case, self.store.case_folder(case)).grid
@@ -128,7 +127,8 @@ class Scoring:
             metrics=list(METRICS),
         )
 
-    def _is_scored(self, case: str, record: Mapping[str, Any]) -> bool:
+    def is_scored(self, case: str, record: Mapping[str, Any]) -> bool:
+        """Whether the rows of a prediction are there."""
         return self.store.record(f"score/{self.arm}/{case}", self._key(case, record)) is not None
 
     def _is_drawn(self, case: str, record: Mapping[str, Any]) -> bool:
@@ -160,8 +160,10 @@ class ScoreSteps:
             pictures={case: keys[f"pictures/{case}"] for case in ready.prepared if f"pictures/{case}" in keys},
         )
 
-    def rows(self, arm: Arm, scoring: Scoring, item: Item, record: Mapping[str, Any] | None, status: str) -> list[Row]:
-        """Rows of the score table of one arm and case, computed where they are not there yet.
+    def rows(
+        self, arm: Arm, scoring: Scoring, item: Item, record: Mapping[str, Any] | None, status: str, draw: bool = True
+    ) -> list[Row]:
+        """Rows of the score table of one arm and case, computed where they are not there yet, as its contours are.
 
         `record` is that of the prediction's step; without one the case is scored as missing, with its `status`. Raises
         DigestError where the prediction was made from other inputs than the item's or its file is not the one recorded.
@@ -177,6 +179,6 @@ class ScoreSteps:
             raise DigestError(f"the prediction of {arm.name} was made from other data, prompts or weights", case=case)
         read = cache(lambda: scoring.prediction(case, record["sha256"]))
         self.journal.computed["score"] += scoring.score(case, record, read)
-        if self.pictures is not None:
+        if self.pictures is not None and draw:
             self.pictures.of_arm(arm.name, case, record["sha256"], None, read)
         return [fixed | row for row in json.loads(scoring.path(case).read_text())]

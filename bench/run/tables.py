@@ -102,7 +102,7 @@ def arm_record(store: Store, arm: Arm, works: Sequence[ArmWork], status: str, re
     training, predicting = ([part[name] for part in phases if name in part] for name in ("fit", "predict"))
     fits = [store.record(f"fit/{work.arm.unit}", work.fit.key) for work in works if work.fit is not None]
     fitted = [record for record in fits if record is not None]
-    best = [(record.get("facts") or {}).get("best_epoch") for record in fitted]
+    whole = bool(fitted) and len(fitted) == len(fits)
     devices = {part.get("origin", {}).get("device") for part in predicting}
     weights = {"name": arm.weights_name, "sha256": arm.weights_sha256, "published": arm.weights_published}
     record = ArmRecord(
@@ -123,9 +123,9 @@ def arm_record(store: Store, arm: Arm, works: Sequence[ArmWork], status: str, re
         fit_peak_host_bytes=_most(training, "peak_host_bytes"),
         fit_peak_device_bytes=_most(training, "peak_device_bytes"),
         device=devices.pop() if len(devices) == 1 else None,
-        preparation_seconds=_sum([record.get("preparation_seconds") for record in fitted]),
-        fit_seconds=_sum([_fit_seconds(store, work.arm.unit) for work in works]) if fitted else None,
-        best_epoch=best[0] if len(best) == 1 else None,
+        preparation_seconds=_sum([record.get("preparation_seconds") for record in fitted]) if whole else None,
+        fit_seconds=_sum([_fit_seconds(store, work.arm.unit) for work in works]) if whole else None,
+        best_epoch=(fitted[0].get("facts") or {}).get("best_epoch") if whole and len(works) == 1 else None,
         folds=len(works) if len(works) > 1 else None,
     )
     return record.model_dump(mode="json", by_alias=True) | {"weights": record.weights or None}

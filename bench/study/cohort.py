@@ -98,8 +98,9 @@ def require_enough(planned: Cohort, left: Cohort, errors: list[str], stop: bool)
 
     That is where more than half of all cases are lost, or every case of a subset, or `stop` is asked for.
     """
-    folds = range(1, len(planned.split.folds) + 1) or (0,)
-    empty = [s for s in SUBSETS if any(planned.cases(s, fold) and not left.cases(s, fold) for fold in folds)]
+    folds = range(1, len(planned.split.folds) + 1)
+    empty = [s for s in SUBSETS if planned.cases(s) and not left.cases(s)]
+    empty += [f"training (fold {fold})" for fold in folds if not left.cases("train", fold)]
     if not (stop or empty or 2 * len(errors) > len(planned.used)):
         return
     none = f", and none is left of the {' and '.join(empty)} set" if empty else ""

@@ -149,8 +149,8 @@ class PreparationOptions(_Model):
     """How patients are read and brought onto their grids."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """How many patients are read at a time. With 1 the run's own process reads them. `auto`: as many as cores, memory
-    and patients allow; few small patients are read by the run's own process."""
+    """How many patients are read, and predictions scored, at a time. With 1 the run's own process does it (not on a
+    cluster). `auto`: as many as cores, memory and patients allow; few small ones are done by the run's own process."""
     memory_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Memory that all of them may use together. `auto`: 80 % of what is free, or of what the container or batch job has
     left."""
@@ -187,8 +187,9 @@ class EngineOptions(_Model):
     cores: int = Field(default=4, ge=1)
     """Cores of a batch job."""
     memory: Annotated[str, Field(pattern=r"^\d+(\.\d+)?[MGT]i?B$")] | None = None
-    """Memory that an arm may take, for example `16GB`. A process that takes more is ended, and costs the case that it
-    was at. Of a batch job it is asked for (16GB without this key), and a tenth of it left to Dask."""
+    """Memory that a method's process may take, for example `16GB`. One that takes more is ended: that costs the case
+    that it predicted, or the arm (or fold) that it trained. Of a batch job it is asked for (16GB without this key), and
+    a tenth of it left to Dask."""
     gpus_per_job: int = Field(default=0, ge=0)
     """GPUs of a batch job; arms then wait for a worker that has them. On other systems than SLURM, `directives` must
     ask for them."""

@@ -265,7 +265,8 @@ def _provenance(sources: Sequence[SourceRun]) -> dict[str, Any]:
     merged = dict(sources[0].provenance)
     for key in ("gtvbench", "git", "python", "platform", "hardware", "packages", "seed"):
         merged[key] = _joined([(s.label, s.provenance.get(key)) for s in sources])
-    merged["synthetic"] = any(s.provenance.get("synthetic") for s in sources)
+    for key in ("synthetic", "side_by_side"):
+        merged[key] = any(s.provenance.get(key) for s in sources)
     merged["notes"] = list(dict.fromkeys(str(n) for s in sources for n in s.provenance.get("notes") or ()))
     return merged
 

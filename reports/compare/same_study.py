@@ -140,6 +140,9 @@ def _split(one: Candidate, other: Candidate) -> str:
     text = []
     for subset, mine in one.run.subsets.items():
         text += _only(set(mine), set(other.run.subsets[subset]), one, other, f"{subset} patient")
+    if not text and one.run.folds != other.run.folds:
+        counts = [f"{len(c.run.folds) or 'none'} in {c.label}" for c in (one, other)]
+        text = [f"other folds ({', '.join(counts)})"]
     return "; ".join(text) or "which patients differ is not recorded"
 
 

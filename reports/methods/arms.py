@@ -154,8 +154,8 @@ def _nnunet(run: FinishedRun) -> list[str]:
         return []
     version = mapping(run.provenance.get("packages")).get("nnunetv2")
     package = f" (nnunetv2 {named(version)})" if version else ""
-    ensembles = any(_folds(arm) for arm in chosen)
-    once = "" if ensembles else "; it was trained once on the training set, without an ensemble of folds"
+    plain = not any(_folds(arm) or arm.folds for arm in chosen)
+    once = "; it was trained once on the training set, without an ensemble of folds" if plain else ""
     said = [
         f"nnU-Net{cite('isensee2021')}{package} planned, preprocessed, trained and predicted by itself, from raw "
         f"intensities with a channel for each modality{once}."

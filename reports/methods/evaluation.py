@@ -278,11 +278,11 @@ def limitations(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
     if any(arm.trains for arm in started) and len({arm.seed for arm in started if arm.trains}) == 1:
         once = "once in each fold" if run.folds else "once"
         said.append(f"Each arm was trained {once}: how much a result depends on the seed is not known.")
-    if run.folds:
+    if run.folds and any(arm.trains for arm in started):
+        common = f", and two of them up to {run.in_common:.0%} of their training patients" if run.in_common else ""
         said.append(
-            "Networks of different folds share most of their training patients, and patients of a fold share a "
-            "network: scores are not quite independent, and intervals and tests take them as if they were. There is "
-            "no second cohort."
+            f"Patients of a fold share a network{common}: scores of arms that train are not quite independent, and "
+            "intervals and tests take them as if they were. There is no second cohort."
         )
     else:
         said.append("There is one split of the patients, and no second cohort.")

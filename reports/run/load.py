@@ -113,6 +113,12 @@ class FinishedRun:
         )
 
     @property
+    def in_common(self) -> float:
+        """Largest share of a fold's training patients that another fold trains on too; 0 for one split."""
+        sets = [set(fold["train"]) for fold in self.folds]
+        return max((len(a & b) / len(a) for a in sets for b in sets if a is not b and a), default=0.0)
+
+    @property
     def validated(self) -> bool:
         """Whether any patient was there to choose an epoch by."""
         return any(split["validation"] for split in (self.subsets, *self.folds))
@@ -226,7 +232,12 @@ def _epochs(read: _Optional, arm: str, folds: int, due: bool) -> pd.DataFrame | 
     if not folds:
         return read.numbers(f"arms/{arm}/fit/epochs.csv", EPOCH_COLUMNS, due)
     parts = {n: read.numbers(f"arms/{arm}/fold{n}/fit/epochs.csv", EPOCH_COLUMNS, due) for n in range(1, folds + 1)}
-    found = [part.assign(fold=number) for number, part in parts.items() if part is not None]
+    # nnU-Net's ensemble counts folds of its own.
+    found = [
+        part.rename(columns={"fold": "network"}).assign(fold=number)
+        for number, part in parts.items()
+        if part is not None
+    ]
     return pd.concat(found, ignore_index=True) if found else None
 
 

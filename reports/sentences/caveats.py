@@ -126,10 +126,10 @@ def caveats(run: FinishedRun, stability: pd.DataFrame) -> list[str]:
             f"The order of the arms for {listed(changed)} depends on how empty masks and pooling are treated; see "
             "Sensitivity."
         )
-    if run.folds:
+    if run.folds and any(arm.trains for arm in run.scored_arms):
         lines.append(
-            "Patients of a fold share a network, and networks of different folds share training patients: intervals "
-            "and tests take patients as independent, and are somewhat too sure of differences between trained arms."
+            "Patients of a fold share a network: intervals and tests take patients as independent, and are somewhat "
+            "too sure of differences between arms that train."
         )
     lines.append(
         "One data set, one reference: observers differ, and other scanners or centres may give another order. "

@@ -105,7 +105,7 @@ def training_table(table: pd.DataFrame, arm: str, name: str) -> Table:
             *[str(int(r[column])) for column in by],
             number(r["train_loss"], 4),
             number(r["validation_loss"], 4),
-            *[number(r[column], 0 if column == "fold" else 4) for column in more],
+            *[number(r[column], 0 if column in ("fold", "network") else 4) for column in more],
             duration(r["seconds"]),
         )
         for r in table.sort_values(by).to_dict("records")

@@ -56,7 +56,7 @@ def through_dask(jobs: int) -> float:
     """Median milliseconds a job, of five rounds."""
     from distributed import LocalCluster
 
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "host": "127.0.0.1"}
     with LocalCluster(**options) as cluster:  # type: ignore[no-untyped-call]
         engine = DaskEngine(EngineOptions(kind="dask", address=cluster.scheduler_address), Path("jobs"))
         taken = []

@@ -287,7 +287,7 @@ def test_folds_train_a_network_each_go_on_after_a_kill_and_predict_by_their_mean
     for name, recorders in (("whole", [Folds()]), ("cut", [Interrupting(), Folds()])):
         root = copied(prepared, tmp_path / name)
         splits = root / "nnunet" / "preprocessed" / DATASET / "splits_final.json"
-        write_splits(splits, *fitting.divided(names, 2))
+        write_splits(splits, *fitting.divided({name: name for name in names}, 2))
         folds = json.loads(splits.read_text())
         assert sorted(folds[0]["val"] + folds[1]["val"]) == names and sorted(folds[0]["train"]) == folds[1]["val"]
         for recorder in recorders:

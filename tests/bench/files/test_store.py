@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gtvbench.bench.files.store import Store, held, publish_folder, step_key, wr
 
 FILL = """
 import resource, signal, sys
+from functools import partial
 from pathlib import Path
 from gtvbench.bench.core.errors import StoreError
 from gtvbench.bench.files.store import write_atomically
@@ -128,4 +130,40 @@ def test_a_file_system_without_locks_is_refused_and_not_trusted(
     with pytest.raises(StoreError, match="has no locks"):
         Store(tmp_path / "run").open("s")
     with pytest.raises(StoreError, match="has no locks"), held(tmp_path / "arm" / ".lock", "arm"):
+        pass
+
+
+def test_what_a_lost_run_left_behind_begins_nothing_under_the_next_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run")
+    store.open("s")
+    lost = store.run_id
+    store.require_run(lost)
+    store.close()
+    store.open("s")
+    with pytest.raises(StoreError, match="another 'bench run' has taken over"):
+        store.require_run(lost)
+    with held(store.case_lock("p1"), "p1"):  # it is at work on a case: the next run waits for that
+        done = threading.Timer(0.5, lambda: None)
+        waiting = threading.Thread(target=store.settle)
+        waiting.start()
+        done.start()
+        done.join()
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
+def test_folds_of_one_run_work_on_their_arm_together_and_nobody_else_does(tmp_path: Path) -> None:
+    lock = tmp_path / "arm" / ".lock"
+    with held(lock, "arm", shared_by="one"), held(lock, "arm", shared_by="one"):
+        for other in ("two", None):
+            turns = iter([False, True])
+            with (
+                pytest.raises(StoreError, match="stopped while waiting"),
+                held(lock, "arm", partial(next, turns), other),
+            ):
+                pass
+    with held(lock, "arm", shared_by="two"):
+        pass
+    with held(lock, "arm"):
         pass

@@ -33,7 +33,7 @@ METHODS = {"learned-threshold": {"epochs": 6, "seconds": 0.3}, "again": {"method
 @pytest.fixture
 def cluster(with_plugins: Path) -> Iterator[LocalCluster]:
     """Two Dask workers of one thread each, in processes of their own."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as found:  # type: ignore[no-untyped-call]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1") as found:  # type: ignore[no-untyped-call]
         yield found
 
 

@@ -51,7 +51,10 @@ def test_a_cross_validation_is_its_folds_pooled(execute: Execute, with_plugins: 
         pd.testing.assert_frame_equal(pooled.drop(columns="fold"), alone.drop(columns="fold"))
 
     page = outcome.report.read_text()
-    assert "4, each tested once in a cross-validation with 3 folds" in page and "Patients of a fold share a" in page
+    assert (
+        "4, each tested once in a cross-validation with 3 folds" in page
+        and "Patients of a fold share a network" in page
+    )
     record = next(r for r in json.loads((ready.folder / "arms.json").read_text()) if r["trains"])
     assert record["folds"] == 3 and record["best_epoch"] is None
 

@@ -11,6 +11,8 @@ import pytest
 from gtvbench.bench.core.errors import DataError, DigestError
 from gtvbench.bench.core.geometry import Grid
 from gtvbench.bench.files import nifti
+from gtvbench.bench.run import run as running
+from gtvbench.bench.run.case_steps import make_ready
 from gtvbench.bench.run.dry_run import plan_jobs
 
 Execute = Any  # the fixture of conftest.py: execute(methods, folder, **changes) -> (outcome, run)
@@ -89,6 +91,23 @@ def test_predictions_are_scored_side_by_side_and_a_scorer_that_dies_is_told(
             execute(BOTH, **two)
     outcome, _ = execute(BOTH, **two)
     assert outcome.computed["score"] == 4 and (finished.folder / "scores.parquet").read_bytes() == before
+
+
+def test_a_training_on_other_images_than_were_planned_is_refused(
+    execute: Execute, with_plugins: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overwritten(*arguments: Any, **options: Any) -> Any:
+        ready, pictures = make_ready(*arguments, **options)
+        meta = ready.store.case_folder(ready.cohort.cases("train")[0]) / "case.json"  # as by a job of a lost run
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"digest": "0" * 64}))
+        return ready, pictures
+
+    monkeypatch.setattr(running, "make_ready", overwritten)
+    outcome, _ = execute(["learned-threshold"])
+    assert outcome.exit_code == 3
+    assert [(f["step"], f["message"].split("\n")[0]) for f in outcome.failures] == [
+        ("fit", "the prepared images are not those that the run planned with")
+    ]
 
 
 def test_a_record_of_other_prompts_is_not_scored(finished: Run, execute: Execute) -> None:
