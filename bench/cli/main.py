@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def run(
     if dry_run:
         _print_plan(study, base, folder, chosen)
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what it started ends with it, on a cluster too
     try:
         outcome = Run(study, base, folder, chosen, Display(mode), report).execute()
     except KeyboardInterrupt:
@@ -87,8 +89,15 @@ def run(
 
 def _engine(text: str | None) -> list[str]:
     """What `--engine` stands for in the study file, whose other keys of `engine` are kept."""
+    from gtvbench.bench.study.file import BATCH_SYSTEMS
+
     if text is None:
         return []
+    if "://" not in text and text not in ("local", *BATCH_SYSTEMS):
+        raise StudyError(
+            f"--engine {text!r} is none",
+            remedy=f"use local, {', '.join(BATCH_SYSTEMS)}, or the address of a Dask scheduler (tcp://...)",
+        )
     address = text if "://" in text else "null"
     cluster = "null" if text == "local" or "://" in text else text
     kind = "local" if text == "local" else "dask"
@@ -350,12 +359,14 @@ def _print_plan(study: Any, base: Path, folder: Path, chosen: list[str] | None) 
         _out.print(f"{job.name}: {job.what}{about}{after}", markup=False, highlight=False)
     known = [job for job in jobs if job.seconds]
     unknown = [job.name for job in jobs if job.where and not job.seconds]
-    typer.echo(f"on {', then on '.join(dict.fromkeys(job.where for job in jobs if job.where)) or 'nothing'}")
+    where = dict.fromkeys(job.where for job in jobs if job.where)
+    typer.echo(f"on {', then on '.join(where)}" if where else "nothing is left to do")
     if known:
         total = duration(sum(job.seconds or 0.0 for job in known))
         typer.echo(f"about {total} one after another, by the clocks of {', '.join(dict.fromkeys(j.by for j in known))}")
     if unknown:
-        typer.echo(f"no former run tells the time of {', '.join(unknown)}")
+        named = ", ".join(unknown) if len(unknown) < 5 else f"{len(unknown)} of these"
+        typer.echo(f"no former run tells the time of {named}")
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

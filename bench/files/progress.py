@@ -50,7 +50,7 @@ class Bar:
         if self._progress is not None:
             self._progress.update(self._task, advance=steps, note=note)
         elif note:
-            LOGGER.info("  %s", note)
+            LOGGER.info("  %s: %s", self._name, note)
 
     def finish(self) -> None:
         """The phase is over."""

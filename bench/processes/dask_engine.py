@@ -8,9 +8,12 @@ While one job works on an arm no other does, whoever started it.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import queue
+import signal
+import time
 import uuid
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -20,6 +23,7 @@ from typing import Any
 
 from gtvbench.bench.core.errors import BenchError, StudyError
 from gtvbench.bench.core.events import Event, Failed, JobDone, JobStarted
+from gtvbench.bench.files.progress import LOGGER
 from gtvbench.bench.processes.engine import Job
 from gtvbench.bench.processes.pool import never
 from gtvbench.bench.study.file import EngineOptions
@@ -30,6 +34,8 @@ _LOST_WORKERS = 100
 _BEFORE_WALLTIME_S = 60
 _TICK_S = 0.5
 _REFUSALS = 10
+#: Seconds after which, and then between which, it is told that nothing has begun.
+_SILENCE_S = 20.0
 #: Seconds in which a scheduler must answer.
 PATIENCE_S = 30.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -47,11 +53,14 @@ class DaskEngine:
         self._cluster: Any = None
         #: How many jobs the batch system may refuse before that is an error; a few, once it has taken one.
         self._patience = 0
+        self._wanted = 0
+        self._heard = _Heard()
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._held.close()
         self._client = self._cluster = None
+        self._wanted = 0
 
     def run(self, jobs: Sequence[Job]) -> Generator[tuple[str, Event]]:
         """As `Engine.run`. Raises StudyError where the cluster cannot be reached, or is lost; a job that it gives up is
@@ -59,27 +68,39 @@ class DaskEngine:
         if not jobs:
             return
         if self._client is None:
+            self._held.enter_context(self._heard.listening())
             self._client, self._cluster = self._held.enter_context(_client(self.options, self.logs))
+            if self._cluster is not None:
+                LOGGER.info("jobs go to %s; they log to %s", self.options.cluster, self.logs)
         client = self._client
         told: queue.SimpleQueue[tuple[str, Event]] = queue.SimpleQueue()
         topic = f"gtvbench-{uuid.uuid4().hex}"
         client.subscribe_topic(topic, lambda stamped: told.put(pickle.loads(stamped[1])))
-        under_way = {
-            job.name: client.submit(
-                _job, job, topic, key=f"{job.name}-{topic}", pure=False, resources=_resources(self.options, job) or None
-            )
-            for job in jobs
-        }
+        waiting, under_way = list(jobs), dict[str, Any]()
         # A job that lost its worker starts again, and tells again what the first one did.
-        seen: dict[str, set[str]] = {name: set() for name in under_way}
+        seen: dict[str, set[str]] = {job.name: set() for job in jobs}
+        heard = time.monotonic()
         try:
-            while under_way:
-                self._look_at_submissions()
+            while waiting or under_way:
+                self._keep_workers(len(waiting) + len(under_way))
+                # No more than can begin: Dask would queue a job behind another, and leave it there when a worker comes.
+                while waiting and len(under_way) < self._capacity():
+                    job, resources = waiting[0], _resources(self.options, waiting.pop(0)) or None
+                    future = client.submit(_job, job, topic, key=f"{job.name}-{topic}", pure=False, resources=resources)
+                    future.add_done_callback(lambda _: told.put(("", JobDone())))
+                    under_way[job.name] = future
+                if not any(seen.values()) and time.monotonic() - heard > _SILENCE_S:
+                    heard = time.monotonic()
+                    LOGGER.warning("no worker of the cluster has begun yet: %d jobs wait", len(jobs))
                 with suppress(queue.Empty):
                     name, event = told.get(timeout=_TICK_S)
                     if name in under_way and repr(event) not in seen[name]:
                         seen[name].add(repr(event))
                         yield name, event
+                    elif name in under_way and event == JobStarted():
+                        LOGGER.warning(
+                            "%s lost its worker (walltime, cancelled, or a node); it goes on in another", name
+                        )
                 for name in [name for name, future in under_way.items() if future.done()]:
                     for event in (JobStarted(), *_result(name, under_way[name])):
                         if repr(event) not in seen[name]:
@@ -90,11 +111,21 @@ class DaskEngine:
             client.unsubscribe_topic(topic)
             client.cancel(list(under_way.values()))
 
-    def _look_at_submissions(self) -> None:
-        """Submit anew what the batch system refused; raise StudyError where it took no job yet, or refuses again and
-        again. Dask itself would wait for such a job for ever."""
+    def _capacity(self) -> int:
+        """How many jobs can be at work now."""
+        threads = self._client.nthreads()
+        return len(threads) if self._cluster is not None else sum(threads.values())
+
+    def _keep_workers(self, left: int) -> None:
+        """As many batch jobs as may be, and no more than there is work for. What the batch system refused is submitted
+        anew; raises StudyError where it took no job yet, or refuses again and again: Dask itself would wait for ever.
+        """
         if self._cluster is None:
             return
+        wanted = min(self.options.jobs, left)
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._cluster.adapt(minimum_jobs=wanted, maximum_jobs=wanted)
         workers = list(self._cluster.workers.items())
         if any(job.job_id is not None for _, job in workers):
             self._patience = _REFUSALS
@@ -105,10 +136,35 @@ class DaskEngine:
             self._patience -= 1
             if self._patience < 0:
                 raise StudyError(
-                    f"the batch system ({self.options.cluster}) refused a job; what it said stands above",
+                    f"the batch system ({self.options.cluster}) refused a job: {self._heard.said}",
                     remedy="correct 'queue', 'directives', 'memory', 'cores' or 'walltime' of 'engine', then run again",
                 )
             self._cluster.loop.add_callback(self._cluster.worker_spec.pop, name, None)
+
+
+class _Heard(logging.Handler):
+    """Keeps what Tornado logs where a submission fails, a page of traceback, away from the terminal."""
+
+    said = "it did not say why"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep what the batch system's command said."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            self.said = " ".join(str(error).rpartition("stderr:")[2].split())
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen, and let nobody else hear."""
+        logger = logging.getLogger("tornado.application")
+        before = logger.propagate
+        logger.addHandler(self)
+        logger.propagate = False
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+            logger.propagate = before
 
 
 def _result(name: str, job: Any) -> list[Event]:
@@ -177,12 +233,14 @@ def _client(options: EngineOptions, logs: Path) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _cluster(options: EngineOptions, logs: Path) -> Iterator[Any]:
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
     except ImportError as error:
         raise StudyError(
             f"the cluster {options.cluster!r} needs dask-jobqueue", remedy="pip install 'gtvbench[cluster]'"
         ) from error
+    signal.signal(signal.SIGINT, on_interrupt)  # the import makes an interrupt end the process with exit code 0
     assert options.cluster is not None
     extra = ["--resources", ",".join(f"{name}={count}" for name, count in _resources(options).items())]
     assert options.walltime is not None
@@ -192,6 +250,7 @@ def _cluster(options: EngineOptions, logs: Path) -> Iterator[Any]:
         directives.append(f"--gres=gpu:{options.gpus_per_job}")
     cluster = getattr(dask_jobqueue, _CLUSTERS[options.cluster])(
         queue=options.queue,
+        job_name=f"gtvbench-{logs.resolve().parent.name}",
         cores=options.cores,
         processes=1,
         memory=options.job_memory,
@@ -203,7 +262,6 @@ def _cluster(options: EngineOptions, logs: Path) -> Iterator[Any]:
         scheduler_options={"dashboard_address": ":0"},  # any free port: a second run is no clash
     )
     try:
-        cluster.adapt(minimum_jobs=0, maximum_jobs=options.jobs)
         yield cluster
     finally:
         cluster.close()

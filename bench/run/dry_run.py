@@ -48,7 +48,7 @@ def plan_jobs(study: Study, base: Path, folder: Path, chosen: Sequence[str] | No
     arms = plan_arms(study, base, cohort.modalities, chosen, cohort.split)
     ready, missing = _as_it_lies(study, base, cohort, Store(folder))
     clocks = _clocks([folder, *sorted(folder.parent.glob("*/"))])
-    jobs = [Job("prepare", "", f"{missing} of {len(cohort.used)} patients", _place(study))] if missing else []
+    jobs = [Job("prepare", "", f"{missing} of {len(cohort.used)} patients", "")] if missing else []
     for arm in arms:
         if arm.skip is not None:
             jobs.append(Job(arm.name, "", f"skipped: {arm.skip}", ""))
@@ -104,7 +104,12 @@ def _of_unit(study: Study, arm: Arm, unit: str, cases: int, fit: bool, clock: _C
 
 def _place(study: Study) -> str:
     engine = study.engine
-    return "Dask" if engine.kind == "dask" else f"GPUs {engine.gpus}" if engine.gpus else "this machine"
+    if engine.cluster is not None:
+        size = f"{engine.cores} cores, {engine.job_memory}, {engine.walltime}"
+        return f"up to {engine.jobs} jobs of {engine.cluster} ({size})"
+    if engine.kind == "dask":
+        return f"the Dask workers at {engine.address}"
+    return f"GPUs {engine.gpus}" if engine.gpus else "this machine"
 
 
 def _clocks(folders: Sequence[Path]) -> dict[tuple[str, str], _Clock]:

@@ -166,6 +166,10 @@ class TimingOptions(_Model):
     """A case that takes longer to predict is stopped and counts as `timeout`."""
 
 
+#: Batch systems that workers can be submitted to.
+BATCH_SYSTEMS = ("slurm", "pbs", "sge", "lsf")
+
+
 class EngineOptions(_Model):
     """What computes the arms: this machine, or a Dask cluster that shares the run folder's file system (cluster.md)."""
 

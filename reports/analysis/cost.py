@@ -157,8 +157,8 @@ def resources(run: FinishedRun) -> pd.DataFrame:
             {
                 "arm": arm.name,
                 "device": ", ".join(place for place in places if place) or arm.device,
-                "load_s": None if load is None else float(load["seconds"].median()),
-                "warmup_s": None if warm is None else float(warm["seconds"].median()),
+                "load_s": None if load is None else float(load["seconds"].sum()) / (arm.folds or 1),
+                "warmup_s": None if warm is None else float(warm["seconds"].sum()) / (arm.folds or 1),
                 **_throughput(batched),
                 "peak_host_bytes": arm.peak_host_bytes,
                 "peak_device_bytes": arm.peak_device_bytes,

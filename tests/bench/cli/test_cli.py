@@ -50,7 +50,12 @@ def test_an_unknown_method_is_answered_with_the_nearest_name_and_no_traceback(tm
 
 @pytest.mark.parametrize(
     ("engine", "where"),
-    [("local", "this machine"), ("slurm", "Dask"), ("tcp://127.0.0.1:9", "Dask"), ("slurmm", "engine.cluster")],
+    [
+        ("local", "this machine"),
+        ("slurm", "1 jobs of slurm"),
+        ("tcp://127.0.0.1:9", "tcp://127.0.0.1:9"),
+        ("slurmm", "is none"),
+    ],
 )
 def test_the_engine_of_the_command_line_wins(tmp_path: Path, engine: str, where: str) -> None:
     (tmp_path / "s.yaml").write_text("""

@@ -213,7 +213,7 @@ def test_a_batch_system_that_refuses_a_job_ends_the_run(
     sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: nowhere' >&2\nexit 1\n")
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(StudyError, match=r"\(slurm\) refused a job"):
+    with pytest.raises(StudyError, match=r"\(slurm\) refused a job: sbatch: error: invalid partition"):
         execute(["box-fill"], engine={"kind": "dask", "cluster": "slurm", "queue": "nowhere", "walltime": "1:00:00"})
 
 
