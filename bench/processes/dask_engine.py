@@ -113,7 +113,10 @@ class DaskEngine:
 
     def _capacity(self) -> int:
         """How many jobs can be at work now."""
-        threads = self._client.nthreads()
+        try:
+            threads = self._client.nthreads()
+        except OSError as error:
+            raise _scheduler_lost() from error
         return len(threads) if self._cluster is not None else sum(threads.values())
 
     def _keep_workers(self, left: int) -> None:
@@ -167,14 +170,18 @@ class _Heard(logging.Handler):
             logger.propagate = before
 
 
+def _scheduler_lost() -> StudyError:
+    return StudyError(
+        "the cluster lost its scheduler, and with it the jobs that were under way",
+        remedy="start it, then the same command again: what is finished is kept",
+    )
+
+
 def _result(name: str, job: Any) -> list[Event]:
     try:
         events: list[Event] = job.result()
     except CancelledError as error:  # not the arm's fault: nothing may be scored as if it were
-        raise StudyError(
-            "the cluster lost its scheduler, and with it the jobs that were under way",
-            remedy="start it, then the same command again: what is finished is kept",
-        ) from error
+        raise _scheduler_lost() from error
     except BenchError:
         raise
     except Exception as error:

@@ -157,6 +157,10 @@ def kill(place: Place, engine: str, kills: int, seed: int) -> bool:
                 killed[who] += 1
         below = started_by(run)
         code = run.wait(300)
+        sys.stdout.write(
+            f"{sum(killed.values())} killed, last: {who}; the run ended with {code}; {len(wrong)} faults\n"
+        )
+        sys.stdout.flush()
         now = steps(place.folder / "run")
         again = [name for name, stamp in kept.items() if name in now and now[name] != stamp]
         wrong += [f"computed again after {who}: {name}" for name in again]
