@@ -62,7 +62,7 @@ def write_case(
     for modality, noise in (("CT", 20.0), ("PET", 0.2)):
         volume = rng.normal(0, noise, shape) + 4 * noise * (label > 0)
         write_volume(volume.astype("<f4"), grid, place / f"{modality}.nii")
-    (place / "case.json").write_text(json.dumps({"grid": grid.as_dict(), "modalities": ["CT", "PET"]}))
+    (place / "case.json").write_text(json.dumps({"grid": grid.as_dict(), "modalities": ["CT", "PET"], "patient": name}))
     np.save(folder / f"{name}.npy", label)
     prompts = draw_prompts(name, label, spacing, STRUCTURES, policy_from("random-margin(0, 10)"), 1, 0)
     return TrainingCase(Images(name, place), folder / f"{name}.npy", prompts)

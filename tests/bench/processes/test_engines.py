@@ -88,7 +88,8 @@ def test_a_lost_worker_costs_what_came_after_the_last_checkpoint(
     thread.join()
     assert outcome.exit_code == 0 and outcome.computed["fit"] == 1
     whole = (run.store.arm_folder(ARM) / "fit" / "epochs.csv").read_text()
-    assert whole.count("\n") == 7 and whole.startswith(at_death[0]), "it began anew"
+    known = at_death[0].splitlines(keepends=True)[:-1]  # the last epoch may have had no checkpoint yet
+    assert whole.count("\n") == 7 and whole.startswith("".join(known)), "it began anew"
 
 
 def test_a_coordinator_that_is_killed_leaves_no_two_writers(tmp_path: Path, cluster: LocalCluster) -> None:
