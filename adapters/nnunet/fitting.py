@@ -93,46 +93,27 @@ def fit(
     """
     require_devices(processes, device)
     work = root / "nnunet"
-    # Outside of `work`: a kill while that is removed repeats nothing.
+    # Outside of `work`, and kept: a kill while that is removed, or after it, repeats nothing.
     kept = [root / f"fold-{fold}.json" for fold in range(options.folds)]
     if not all(path.exists() for path in kept):
-        _train(root, work, kept, layout, training, validation, options, recorder, seed, device, cores, processes)
-    facts: list[dict[str, Any]] = [json.loads(path.read_text()) for path in kept]
-    shutil.rmtree(work, ignore_errors=True)
-    for path in kept:
-        path.unlink()
-    best = [of_fold.pop("best_epoch") for of_fold in facts]
-    return facts[0] | ({"best_epoch": best[0]} if options.folds == 1 else {"best_epochs": best})
-
-
-def _train(
-    root: Path,
-    work: Path,
-    kept: Sequence[Path],
-    layout: Layout,
-    training: Sequence[TrainingCase],
-    validation: Sequence[TrainingCase],
-    options: NnunetOptions,
-    recorder: Recorder,
-    seed: int,
-    device: str,
-    cores: int,
-    processes: int,
-) -> None:
-    """Train every fold that has not left its facts in `kept`."""
-    voxels = export(work, layout, training, validation, options)
-    batch = plan(work, options, cores, voxels)["configurations"][options.configuration]["batch_size"]
-    if batch < processes:
-        raise BenchError(
-            f"nnU-Net planned a batch of {batch} patches, which {processes} GPUs cannot divide among themselves",
-            remedy="lower 'engine: gpus-per-fit', or set 'batch-size'",
-        )
-    preprocess(work, options.configuration, cores, voxels)
+        voxels = export(work, layout, training, validation, options)
+        batch = plan(work, options, cores, voxels)["configurations"][options.configuration]["batch_size"]
+        if batch < processes:
+            raise BenchError(
+                f"nnU-Net planned a batch of {batch} patches, which {processes} GPUs cannot divide among themselves",
+                remedy="lower 'engine: gpus-per-fit', or set 'batch-size'",
+            )
+        preprocess(work, options.configuration, cores, voxels)
     for fold, path in enumerate(kept):
         if not path.exists():
             own = seed if fold == 0 else seed_from(seed, "fold", fold)
             found = together(processes, device, _fold, root, layout, options, fold, own, recorder=recorder)
             write_atomically(path, json.dumps(found))
+    facts: list[dict[str, Any]] = [json.loads(path.read_text()) for path in kept]
+    if work.exists():
+        shutil.rmtree(work)
+    best = [of_fold.pop("best_epoch") for of_fold in facts]
+    return facts[0] | ({"best_epoch": best[0]} if options.folds == 1 else {"best_epochs": best})
 
 
 def _fold(

@@ -139,15 +139,9 @@ class Store:
 
         Raises StoreError where it cannot be written, belongs to another study or is in use.
         """
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StoreError(
-                f"the run folder cannot be written: {why(error)}",
-                file=self.folder,
-                remedy="choose another folder with --out",
-            ) from error
         if not _locked(descriptor, patience_s):
             os.close(descriptor)
             raise StoreError(
@@ -156,9 +150,10 @@ class Store:
                 remedy="wait for it to end, or choose another folder with --out",
             )
         self._lock = descriptor
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, uuid.uuid4().hex.encode(), 0)
-        os.fsync(descriptor)
+        with self._writing():
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, uuid.uuid4().hex.encode(), 0)
+            os.fsync(descriptor)
         self._sweep()
         identity = self.folder / "run.json"
         if identity.exists():
@@ -180,6 +175,17 @@ class Store:
         else:
             write_atomically(identity, json.dumps({"study": study, "schema": SCHEMA}) + "\n")
         return descriptor
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the run folder cannot be written: {why(error)}",
+                file=self.folder,
+                remedy="choose another folder with --out",
+            ) from error
 
     @property
     def run_id(self) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gtvbench.bench.core.cases import gathered_notes
 from gtvbench.bench.core.errors import DataError
@@ -34,12 +33,10 @@ from gtvbench.datasets.assembly.checks import partial_coverage
 
 
 @dataclass(frozen=True)
-class CaseTask:
-    """One case, the content key of its prepare step, and whether it is of the test set."""
+class CaseTask(Task):
+    """As `Task`, and whether the case is of the test set."""
 
-    entry: Any
-    key: str
-    tested: bool
+    tested: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class _Cases:
         prepared = load_prepared(store, task.key, case)
         fresh = prepared is None
         if prepared is None:
-            self.patients.perform(Task(task.entry, task.key), tell)
+            self.patients.perform(task, tell)
             prepared = load_prepared(store, task.key, case)
             assert prepared is not None
         prompts = self.work.prompts_of(store, prepared)
@@ -159,10 +156,8 @@ def make_ready(
             if isinstance(event, CasePrepared):
                 journal.computed["prepare"] += event.prepared
                 journal.computed["pictures"] += event.drawn
+                store.awaited(f"prepare/{event.case}", keys[event.case])
                 found[event.case] = load_prepared(store, keys[event.case], event.case)
-                if found[event.case] is None:
-                    store.awaited(f"prepare/{event.case}", keys[event.case])
-                    found[event.case] = load_prepared(store, keys[event.case], event.case)
                 bar.advance(event.case)
             elif isinstance(event, Failed):
                 if event.case is None:  # the cluster gave up the job

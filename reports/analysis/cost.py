@@ -70,7 +70,7 @@ def epoch_summary(run: FinishedRun) -> pd.DataFrame:
                     "preparation_s": arm.preparation_seconds or None,
                     "best_epoch": arm.best_epoch,
                     "lowest_validation_loss": float(losses.min()) if len(losses) else float("nan"),
-                    "schedule": arm.cut_schedule or "full",
+                    "schedule": (arm.cut_schedule or "full") + (f", {arm.folds} folds together" if arm.folds else ""),
                 }
             )
     columns = [

@@ -285,7 +285,7 @@ def limitations(run: FinishedRun, wide: pd.DataFrame) -> list[str]:
             "intervals and tests take them as if they were. There is no second cohort."
         )
     else:
-        said.append("There is one split of the patients, and no second cohort.")
+        said.append(f"There is {'' if run.folds else 'one split of the patients, and '}no second cohort.")
     return said
 
 

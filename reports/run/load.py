@@ -108,9 +108,7 @@ class FinishedRun:
         counts = {subset: len(patients) for subset, patients in self.subsets.items()}
         if self.folds:
             return f"{counts['test']}, each tested once in a cross-validation with {len(self.folds)} folds"
-        return ", ".join(
-            f"{counts[s]} {words}" for s, words in (("train", "training"), ("validation",) * 2, ("test",) * 2)
-        )
+        return f"{counts['train']} training, {counts['validation']} validation, {counts['test']} test"
 
     @property
     def in_common(self) -> float:
