@@ -190,7 +190,7 @@ def test_a_fit_is_recorded_predicts_on_the_grid_and_uses_nothing_but_images_and_
     for row in recorder.rows:
         assert np.isfinite(row[1:3]).all() and set(row[3]) == {"pseudo_dice GTV-T", "pseudo_dice GTV-N"}
     assert facts["best_epoch"] == 1 and len(facts["patch_size"]) == 3
-    assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "model.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"network.safetensors", "model.json", "fold-0.json"}
     method.load(tmp_path)
     case = cohort[3]
     # The reference is out of reach while its case is predicted: no path leads there.
